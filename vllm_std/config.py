@@ -1,0 +1,142 @@
+"""Options of the speculative method `std`, and what it refuses to run with."""
+
+from typing import Any, Literal, get_args
+
+from pydantic import Field, field_validator
+from vllm.config import SpeculativeConfig
+from vllm.config.speculative import DraftSampleMethod, RejectionSampleMethod
+from vllm.config.utils import config
+
+SelectionPolicy = Literal["verify", "text", "streaming", "random"]
+DEFAULT_TOP_K = 1024
+BACKENDS = ("FLASH_ATTN", "CPU_ATTN")
+
+
+@config
+class StdConfig(SpeculativeConfig):
+    """What a user may set with `--speculative-config '{"method": "std", ...}'`."""
+
+    method: Literal["std"] = "std"
+    num_speculative_tokens: int = 5
+    """Draft length (gamma): tokens drafted before each dense pass. At least 1."""
+    top_k: int = None  # type: ignore[assignment]
+    """Tokens of context a draft step attends to, sink and recent window included, rounded up to KV blocks.
+    Default: 1024 as in the paper, or all of a shorter `--max-model-len`."""
+    selection: SelectionPolicy = "verify"
+    """Which blocks are kept: `verify` (re-scored every round by the tokens just verified), `text` (the paper's:
+    scored once by the end of the prompt), `streaming` (sink and recent only), `random` (a control)."""
+    sink: int = 16
+    """Tokens at the start of the context that are always kept, rounded up to KV blocks."""
+    recent: int = 64
+    """Tokens before the drafted ones that are always kept, rounded up to KV blocks."""
+    draft_sample_method: DraftSampleMethod = "probabilistic"
+    """`probabilistic` keeps acceptance when temperature > 0, at `max_num_seqs * num_speculative_tokens * vocabulary`
+    logits of memory; `greedy` saves that memory."""
+    rejection_sample_method: RejectionSampleMethod = "standard"
+    """vLLM's own; `fly` is refused, because it is lossy."""
+
+    OPTIONS = (
+        "num_speculative_tokens", "top_k", "selection", "sink", "recent", "draft_sample_method",
+        "rejection_sample_method", "synthetic_acceptance_rates", "synthetic_acceptance_length",
+    )  # fmt: skip
+
+    @classmethod
+    def from_options(cls, given: dict[str, Any], target_model_config, target_parallel_config) -> "StdConfig":
+        """Build from what the user gave. Raises ValueError naming the option, its value and what works."""
+        unknown = sorted(set(given) - {"method", *cls.OPTIONS})
+        if unknown:
+            raise ValueError(
+                f"speculative method 'std' has no option {unknown[0]}={given[unknown[0]]!r}; it has "
+                f"{', '.join(cls.OPTIONS)}."
+            )
+        return cls(**given, target_model_config=target_model_config, target_parallel_config=target_parallel_config)
+
+    def __post_init__(self):
+        # The target is its own draft: the same weights, the same layers, the same KV cache.
+        self.prompt_lookup_max = self.prompt_lookup_min = 0
+        self.draft_model_config = self.target_model_config
+        self.draft_parallel_config = self.target_parallel_config
+        limit = self.target_model_config.max_model_len
+        if self.top_k is None:
+            self.top_k = min(DEFAULT_TOP_K, limit)
+        if self.top_k > limit:
+            raise ValueError(f"top_k={self.top_k} is more than max_model_len={limit}; use a top_k of at most {limit} tokens.")
+
+    def uses_draft_model(self) -> bool:
+        # Makes the scheduler reserve num_speculative_tokens lookahead slots (VllmConfig.num_lookahead_tokens).
+        return True
+
+    @property
+    def max_num_new_slots_for_drafting(self) -> int:
+        return 0
+
+    @field_validator("num_speculative_tokens", "top_k", "sink", "recent", mode="before")
+    @classmethod
+    def _whole_number(cls, value: Any, info) -> int:
+        least = 0 if info.field_name in ("sink", "recent") else 1
+        if type(value) is not int or value < least:
+            raise ValueError(f"{info.field_name}={value!r} is not a whole number of tokens >= {least}.")
+        return value
+
+    @field_validator("selection", mode="before")
+    @classmethod
+    def _known_policy(cls, value: Any) -> str:
+        return _one_of("selection", value, get_args(SelectionPolicy))
+
+    @field_validator("rejection_sample_method", mode="before")
+    @classmethod
+    def _lossless(cls, value: Any) -> str:
+        return _one_of("rejection_sample_method", value, ("standard", "block", "synthetic"))
+
+
+def _one_of(option: str, value: Any, known: tuple[str, ...]) -> str:
+    if value not in known:
+        raise ValueError(f"{option}={value!r} is not known; use one of {', '.join(known)}.")
+    return value
+
+
+FULL_ATTENTION = "use a decoder in which every layer attends to the full context (Llama, Qwen2, Qwen3, Qwen2-VL, ...)"
+
+
+def refuse_unsupported(vllm_config) -> None:
+    """Raise ValueError for the first setting std cannot honour, naming it, its value and what works."""
+    for option, value, works in [*_runtime_refusals(vllm_config), *_model_refusals(vllm_config.model_config)]:
+        raise ValueError(f"speculative method 'std' does not support {option}={value}: {works}.")
+
+
+def _runtime_refusals(vllm_config):
+    parallel, cache = vllm_config.parallel_config, vllm_config.cache_config
+    for size in ("pipeline_parallel_size", "decode_context_parallel_size", "prefill_context_parallel_size"):
+        if getattr(parallel, size, 1) > 1:
+            flag = "--" + size.replace("_", "-")
+            yield flag, getattr(parallel, size), f"use {flag} 1, and --tensor-parallel-size for more GPUs"
+    if parallel.data_parallel_size > 1 and vllm_config.model_config.is_moe:
+        yield "--data-parallel-size", parallel.data_parallel_size, "use 1 with a mixture of experts"
+    if not vllm_config.use_v2_model_runner:
+        yield "VLLM_USE_V2_MODEL_RUNNER", 0, "it drafts on Model Runner V2; unset the variable and install Triton"
+    if vllm_config.lora_config is not None:
+        yield "--enable-lora", True, "serve the merged model instead"
+    if vllm_config.kv_transfer_config is not None:
+        yield "--kv-transfer-config", vllm_config.kv_transfer_config.kv_connector, "start without a KV connector"
+    if cache.cache_dtype not in ("auto", "bfloat16", "float16"):
+        yield "--kv-cache-dtype", cache.cache_dtype, "use auto"
+    backend = vllm_config.attention_config.backend
+    if backend is not None and backend.name not in BACKENDS:
+        yield "--attention-backend", backend.name, f"use {' or '.join(BACKENDS)}"
+
+
+def _model_refusals(model):
+    window = model.get_sliding_window()
+    kinds = set(getattr(model.hf_text_config, "layer_types", None) or ()) - {"full_attention"}
+    reasons = {
+        "not a text generator": model.runner_type != "generate",
+        "an encoder-decoder": model.is_encoder_decoder,
+        "MLA attention": model.use_mla,
+        "without attention": model.is_attention_free,
+        "a hybrid of attention and Mamba": model.is_hybrid,
+        f"{' and '.join(sorted(kinds))} layers": bool(kinds),
+        f"a sliding window of {window} tokens": window is not None,
+    }
+    for reason, applies in reasons.items():
+        if applies:
+            yield "--model", f"{model.model} ({reason})", FULL_ATTENTION

@@ -1,0 +1,125 @@
+"""The worker's side of the seam ledger: what the draft loop subclasses, imports, wraps and reads in vLLM."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from vllm.config import get_layers_from_vllm_config
+from vllm.config.compilation import CUDAGraphMode
+from vllm.forward_context import BatchDescriptor, set_forward_context
+from vllm.logger import init_logger
+from vllm.model_executor.layers.attention import Attention
+from vllm.model_executor.models.interfaces import requires_raw_input_tokens
+from vllm.v1.kv_cache_interface import FullAttentionSpec
+from vllm.v1.worker.gpu.dp_utils import dispatch_cg_and_sync_dp
+from vllm.v1.worker.gpu.model_states.default import DefaultModelState
+from vllm.v1.worker.gpu.spec_decode.target_dependent_ar.speculator import (
+    TargetDependentARSpeculator,
+    prepare_decode_inputs,
+)
+
+from vllm_std.config import BACKENDS, FULL_ATTENTION
+
+__all__ = [
+    "Attention", "BatchDescriptor", "CUDAGraphMode", "DefaultModelState", "FullAttentionSpec", "KeyReader",
+    "TargetDependentARSpeculator", "attention_layers", "dispatch_cg_and_sync_dp", "init_logger", "mask_metadata",
+    "observe_queries", "only_group", "prepare_decode_inputs", "require_full_attention", "requires_raw_input_tokens",
+    "set_forward_context",
+]  # fmt: skip
+
+
+def attention_layers(vllm_config) -> dict[str, Attention]:
+    """The target's decoder attention layers that own a KV cache, by layer name, in model order."""
+    layers = get_layers_from_vllm_config(vllm_config, Attention)
+    return {name: layer for name, layer in layers.items() if layer.get_kv_cache_spec(vllm_config) is not None}
+
+
+def require_full_attention(vllm_config, layers: list[Attention], model_state, kv_cache_config) -> None:
+    """Refuse what only a worker can see. Raises ValueError naming the model and what works."""
+    specs = [group.kv_cache_spec for group in kv_cache_config.kv_cache_groups]
+    reason = "KV cache groups " + ", ".join(type(spec).__name__ for spec in specs)
+    full = len(specs) == 1 and type(specs[0]) is FullAttentionSpec
+    if full and (specs[0].sliding_window or specs[0].attention_chunk_size):
+        full, reason = False, "a sliding window or chunked attention"
+    if any(getattr(layer.impl, "alibi_slopes", None) is not None for layer in layers):
+        full, reason = False, "ALiBi positions"
+    if type(model_state) is not DefaultModelState:
+        full, reason = False, type(model_state).__name__
+    if not full:
+        model = vllm_config.model_config.model
+        raise ValueError(f"speculative method 'std' does not support --model={model} ({reason}): {FULL_ATTENTION}.")
+
+
+def only_group(attn_groups):
+    """The one attention group of a full-attention model. Raises ValueError where std does not know its backend."""
+    names = sorted({group.backend.get_name() for groups in attn_groups for group in groups})
+    if len(attn_groups) != 1 or len(attn_groups[0]) != 1 or names[0] not in BACKENDS:
+        raise ValueError(
+            f"speculative method 'std' does not support --attention-backend={','.join(names)}: use "
+            f"{' or '.join(BACKENDS)}, one for all layers."
+        )
+    return attn_groups[0][0]
+
+
+def observe_queries(layer: Attention, index: int, see: Callable[[int, Tensor, Tensor], None]) -> None:
+    """Call see(index, query [tokens, heads, head size], query_start_loc [reqs + 1]) before each forward of a layer."""
+    plain = layer.impl.forward
+
+    def forward(layer_, query, key, value, kv_cache, attn_metadata, *args, **kwargs):
+        if attn_metadata is not None:
+            see(index, query, attn_metadata.query_start_loc)
+        return plain(layer_, query, key, value, kv_cache, attn_metadata, *args, **kwargs)
+
+    layer.impl.forward = forward
+
+
+def mask_metadata(metadata: dict[str, Any], tables: dict[str, Tensor]) -> dict[str, Any]:
+    """Attention metadata with its own block table for each layer; tables: {layer name: [reqs, width] int32}."""
+    masked = {}
+    for name, table in tables.items():
+        masked[name] = copy.copy(metadata[name])
+        masked[name].block_table = table[: metadata[name].block_table.shape[0]]
+    return masked
+
+
+class KeyReader:
+    """Reads keys back from a layer's paged KV cache, whatever the backend's order inside a block.
+
+    The order is found by writing every (token, channel) index as a key into the null block, which holds no request's
+    tokens, and looking where it went. Raises ValueError when the keys do not come back as they were written.
+    """
+
+    def __init__(self, layer: Attention):
+        cache = layer.kv_cache  # [blocks, KV heads, block size, 2 * head size]
+        self.block_size, self.head_size = cache.shape[2], cache.shape[3] // 2
+        order = torch.zeros(2 * self.block_size * self.head_size, dtype=torch.int64, device=cache.device)
+        index = torch.arange(self.block_size * self.head_size, device=cache.device)
+        base = 64  # bfloat16 holds the integers below 256 exactly
+        for digit in range(3):
+            order += self._written(layer, index // base**digit % base + 1) * base**digit
+        order -= 1 + base + base**2
+        self.where = torch.full_like(index, -1)
+        self.where[order[order >= 0]] = (order >= 0).nonzero()[:, 0]
+        if (self.where < 0).any():
+            raise ValueError(f"selection cannot read keys back from the KV cache of {type(layer.impl).__name__}.")
+        self.plain = bool((self.where == index + index // self.head_size * self.head_size).all())
+
+    def _written(self, layer: Attention, values: Tensor) -> Tensor:
+        """What the first head of the null block holds after `values` went in as keys and zeros as values."""
+        cache = layer.kv_cache
+        keys = values.to(cache.dtype).view(self.block_size, 1, self.head_size).repeat(1, cache.shape[1], 1)
+        slots = torch.arange(self.block_size, dtype=torch.int64, device=cache.device)
+        layer.impl.do_kv_cache_update(layer, keys, torch.zeros_like(keys), cache, slots)
+        seen = cache[0, 0].reshape(-1).long()
+        cache[0].zero_()
+        return seen
+
+    def __call__(self, layer: Attention, blocks: Tensor) -> Tensor:
+        """[blocks, KV heads, block size, head size] keys of the given physical blocks."""
+        cache = layer.kv_cache
+        if self.plain:
+            return cache[..., : self.head_size][blocks]
+        packed = cache[blocks].flatten(2)[..., self.where]
+        return packed.unflatten(2, (self.block_size, self.head_size))
