@@ -1,0 +1,107 @@
+"""Real vLLM engines in this process, Model Runner V2, float32; one engine alive at a time, kept while tests share it."""
+
+import gc
+import os
+from pathlib import Path
+
+# Before vLLM is imported: the engine in this process, quiet, offline; without a GPU, Triton's interpreter.
+os.environ.update(
+    VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_USE_V2_MODEL_RUNNER="1", HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1"
+)
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+SIGN_MODEL = ROOT / "scripts/demo_model/tiny-sign-vlm"
+SMOLLM2 = ROOT / ".cache/smollm2"
+MODELS = ROOT / ".cache/test_models"
+
+
+class Engines:
+    """Starts `vllm.LLM` engines and keeps the last one, because start-up costs more than most tests."""
+
+    def __init__(self):
+        self.key, self.llm = None, None
+
+    def __call__(self, model, speculative_config=None, **options):
+        """An engine for `model`; the same arguments give the engine that is already up."""
+        from vllm import LLM
+
+        key = repr((model, speculative_config, sorted(options.items())))
+        if key != self.key:
+            self.close()
+            settings = dict(
+                dtype="float32", enforce_eager=True, max_model_len=1024, max_num_seqs=8, block_size=32,
+                kv_cache_memory_bytes=2**28, disable_log_stats=False, speculative_config=speculative_config,
+            )  # fmt: skip
+            self.llm = LLM(model=str(model), **settings | options)
+            self.key = key
+        return self.llm
+
+    def close(self):
+        self.key = self.llm = None
+        gc.collect()
+
+
+@pytest.fixture(scope="session")
+def engines():
+    engines = Engines()
+    yield engines
+    engines.close()
+
+
+@pytest.fixture(scope="session")
+def models():
+    """models(name): folder of a tiny model with random weights (see tiny_models.py)."""
+    from tiny_models import make
+
+    MODELS.mkdir(parents=True, exist_ok=True)
+    return lambda name: make(name, MODELS)
+
+
+def runner_of(llm):
+    """The model runner inside an in-process engine."""
+    return llm.llm_engine.engine_core.engine_core.model_executor.driver_worker.worker.model_runner
+
+
+def speculator_of(llm):
+    return runner_of(llm).speculator
+
+
+def counters(llm) -> tuple[int, int]:
+    """(drafted, accepted) tokens since the engine started, as vLLM counts them."""
+    values = {metric.name: metric.value for metric in llm.get_metrics() if hasattr(metric, "value")}
+    prefix = "vllm:spec_decode_num_"
+    return values.get(prefix + "draft_tokens", 0), values.get(prefix + "accepted_tokens", 0)
+
+
+class Acceptance:
+    """with Acceptance(llm) as seen: ...; then seen.drafted, seen.accepted, seen.rate of that stretch."""
+
+    def __init__(self, llm):
+        self.llm = llm
+
+    def __enter__(self):
+        self.before = counters(self.llm)
+        return self
+
+    def __exit__(self, *exc):
+        after = counters(self.llm)
+        self.drafted, self.accepted = (int(a - b) for a, b in zip(after, self.before))
+        self.rate = self.accepted / self.drafted if self.drafted else None
+
+
+def greedy(llm, prompts, max_tokens=32, **options) -> list[list[int]]:
+    """Greedy token ids of each prompt."""
+    from vllm import SamplingParams
+
+    params = SamplingParams(temperature=0, max_tokens=max_tokens, ignore_eos=True, **options)
+    return [list(out.outputs[0].token_ids) for out in llm.generate(prompts, params, use_tqdm=False)]
+
+
+def token_prompts(lengths, vocab=600, seed=0) -> list[dict]:
+    """Prompts of random token ids."""
+    generator = torch.Generator().manual_seed(seed)
+    return [{"prompt_token_ids": torch.randint(5, vocab, (n,), generator=generator).tolist()} for n in lengths]

@@ -1,0 +1,179 @@
+"""Tiny Hugging Face models with random weights, written to disk: what std runs with, and what it must refuse.
+
+    folder = make("qwen2_vl", root)                              # for LLM(model=str(folder), dtype="float32", ...)
+    prompt = video_prompt("qwen2_vl", noise_video(48, seed=0))   # for LLM.generate
+
+All of them have the tokenizer of the bundled demo model. Weights are larger than any training starts from, so that
+attention is peaked and greedy output wanders instead of repeating one token.
+"""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+SUPPORTED_TEXT = ("llama", "qwen2", "qwen3")
+SUPPORTED_VIDEO = ("qwen2_vl", "qwen2_5_vl", "llava_onevision")
+REFUSED = ("mistral_sliding", "gemma3_text", "deepseek_v3", "mamba2", "jamba", "whisper")
+
+DEMO_MODEL = Path(__file__).parents[1] / "scripts" / "demo_model" / "tiny-sign-vlm"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+VOCAB, EOS = 704, 668
+IMAGE_TOKEN, VIDEO_TOKEN = 678, 679
+FRAME = 112  # pixels; 16 visual tokens for every two frames in Qwen2-VL and Qwen2.5-VL
+LLAVA_FRAME = 84  # LLaVA-OneVision resizes to this: 9 visual tokens for every frame, and one at the end
+
+SPECIAL = dict(bos_token_id=666, eos_token_id=EOS, pad_token_id=666)
+SIZES = dict(num_hidden_layers=2, hidden_size=128, intermediate_size=256, num_attention_heads=4)
+DECODER = dict(
+    SIZES, vocab_size=VOCAB, num_key_value_heads=2, max_position_embeddings=4096, initializer_range=0.2,
+    tie_word_embeddings=False, **SPECIAL,
+)  # fmt: skip
+VISION = dict(initializer_range=0.1, in_channels=3, patch_size=14)
+MROPE = dict(rope_type="default", rope_theta=1e4, mrope_section=[4, 6, 6])
+QWEN_VL = dict(
+    text_config=dict(DECODER, rope_parameters=MROPE), image_token_id=IMAGE_TOKEN, video_token_id=VIDEO_TOKEN,
+    vision_start_token_id=675, vision_end_token_id=676, tie_word_embeddings=False, **SPECIAL,
+)  # fmt: skip
+
+# name: (model class of transformers, fields of its config)
+CONFIGS = {
+    "llama": ("LlamaForCausalLM", DECODER),
+    "qwen2": ("Qwen2ForCausalLM", DECODER),
+    "qwen3": ("Qwen3ForCausalLM", dict(DECODER, head_dim=64)),
+    "qwen2_vl": (
+        "Qwen2VLForConditionalGeneration",
+        dict(QWEN_VL, vision_config=dict(VISION, depth=2, embed_dim=64, hidden_size=128, num_heads=2)),
+    ),
+    "qwen2_5_vl": (
+        "Qwen2_5_VLForConditionalGeneration",
+        dict(
+            QWEN_VL,
+            vision_config=dict(
+                VISION, depth=2, hidden_size=64, intermediate_size=128, num_heads=2, out_hidden_size=128,
+                window_size=56, fullatt_block_indexes=[1],
+            ),
+        ),
+    ),
+    "llava_onevision": (
+        "LlavaOnevisionForConditionalGeneration",
+        dict(
+            text_config=dict(DECODER, model_type="qwen2"),
+            vision_config=dict(
+                VISION, model_type="siglip_vision_model", num_hidden_layers=2, hidden_size=64, intermediate_size=128,
+                num_attention_heads=2, image_size=LLAVA_FRAME, vision_use_head=False,
+            ),
+            image_token_index=IMAGE_TOKEN, video_token_index=VIDEO_TOKEN, tie_word_embeddings=False,
+            image_grid_pinpoints=[[LLAVA_FRAME, LLAVA_FRAME]],
+        ),
+    ),
+    "mistral_sliding": ("MistralForCausalLM", dict(DECODER, sliding_window=64)),
+    "gemma3_text": ("Gemma3ForCausalLM", dict(DECODER, num_hidden_layers=6, head_dim=32, sliding_window=64)),
+    "deepseek_v3": (
+        "DeepseekV3ForCausalLM",
+        dict(
+            DECODER, num_key_value_heads=4, q_lora_rank=None, kv_lora_rank=32, qk_nope_head_dim=32,
+            qk_rope_head_dim=32, v_head_dim=32, first_k_dense_replace=2,
+        ),
+    ),
+    "mamba2": (
+        "Mamba2ForCausalLM",
+        dict(num_hidden_layers=2, hidden_size=128, vocab_size=VOCAB, num_heads=8, head_dim=32, state_size=16, n_groups=1, **SPECIAL),
+    ),
+    "jamba": ("JambaForCausalLM", dict(DECODER, num_experts=1, num_experts_per_tok=1, attn_layer_period=2, attn_layer_offset=1)),
+    "whisper": (
+        "WhisperForConditionalGeneration",
+        dict(
+            vocab_size=VOCAB, d_model=128, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
+            decoder_attention_heads=4, encoder_ffn_dim=256, decoder_ffn_dim=256, decoder_start_token_id=666, **SPECIAL,
+        ),
+    ),
+}  # fmt: skip
+
+QWEN_SIZE = dict(size=dict(shortest_edge=28 * 28, longest_edge=FRAME * FRAME))
+LLAVA_SIZE = dict(size=dict(height=LLAVA_FRAME, width=LLAVA_FRAME))
+PREPROCESSORS = {
+    "qwen2_vl": {
+        "preprocessor_config": dict(QWEN_SIZE, image_processor_type="Qwen2VLImageProcessor"),
+        "video_preprocessor_config": dict(
+            QWEN_SIZE, video_processor_type="Qwen2VLVideoProcessor", cap_pixels_per_frame=False
+        ),
+    },
+    "llava_onevision": {
+        "preprocessor_config": dict(
+            LLAVA_SIZE, image_processor_type="LlavaOnevisionImageProcessor",
+            image_grid_pinpoints=[[LLAVA_FRAME, LLAVA_FRAME]],
+        ),
+        "video_preprocessor_config": dict(LLAVA_SIZE, video_processor_type="LlavaOnevisionVideoProcessor"),
+        "processor_config": dict(
+            processor_class="LlavaOnevisionProcessor", image_token="<|image_pad|>", video_token="<|video_pad|>",
+            num_image_tokens=(LLAVA_FRAME // 14) ** 2, vision_feature_select_strategy="full",
+        ),
+    },
+}  # fmt: skip
+PREPROCESSORS["qwen2_5_vl"] = PREPROCESSORS["qwen2_vl"]
+
+
+def make(name: str, root: Path) -> Path:
+    """The folder of a model of one of the tuples above, below `root`; written if it is not there yet.
+
+    A model of REFUSED has a config and a tokenizer, and no weights.
+    """
+    folder = Path(root) / name
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root) as made:
+        _write(name, Path(made) / name)
+        (Path(made) / name).rename(folder)  # so that a folder that is there is complete
+    return folder
+
+
+def _write(name: str, folder: Path) -> None:
+    architecture, fields = CONFIGS[name]
+    model_class = getattr(transformers, architecture)
+    config = model_class.config_class(architectures=[architecture], **fields)
+    if name in REFUSED:
+        config.save_pretrained(folder)
+    else:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model_class(config).save_pretrained(folder)
+        weights = load_file(folder / "model.safetensors")
+        # Transformers 5 has dropped a level from SigLIP's names that checkpoints, and vLLM, still have.
+        weights = {key.replace("vision_tower.", "vision_tower.vision_model."): w for key, w in weights.items()}
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    for file in TOKENIZER_FILES:
+        shutil.copy(DEMO_MODEL / file, folder)
+    for file, content in PREPROCESSORS.get(name, {}).items():
+        (folder / f"{file}.json").write_text(json.dumps(content, indent=2))
+
+
+def noise_video(num_frames: int, seed: int) -> np.ndarray:
+    """[num_frames, FRAME, FRAME, 3] uint8."""
+    return np.random.default_rng(seed).integers(0, 256, (num_frames, FRAME, FRAME, 3), dtype=np.uint8)
+
+
+def video_prompt(name: str, frames: np.ndarray) -> dict:
+    """A vLLM prompt for a model of SUPPORTED_VIDEO: one video, all its frames, and a question.
+
+    frames: [frames, height, width, 3] uint8, taken to be two a second.
+    """
+    metadata = {
+        "fps": 2.0,
+        "duration": len(frames) / 2,
+        "total_num_frames": len(frames),
+        "frames_indices": list(range(len(frames))),
+        "video_backend": "opencv",
+        "do_sample_frames": False,
+    }
+    video = "<|video_pad|>" if name == "llava_onevision" else "<|vision_start|><|video_pad|><|vision_end|>"
+    return {
+        "prompt": f"<|im_start|>user\n{video}What happens in the video?<|im_end|>\n<|im_start|>assistant\n",
+        "multi_modal_data": {"video": [(frames, metadata)]},
+    }
