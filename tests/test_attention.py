@@ -1,11 +1,14 @@
 """vLLM's paged attention over a masked block table, and keys read back from the cache, against plain torch."""
 
+import functools
 from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import SIGN_MODEL
 from vllm import _custom_ops as ops
-from vllm.config import VllmConfig, set_current_vllm_config
+from vllm.config import set_current_vllm_config
+from vllm.engine.arg_utils import EngineArgs
 from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackendImpl, CPUAttentionMetadata, _get_attn_isa
 
 from vllm_std.mask import MaskShape
@@ -24,6 +27,11 @@ GRID = [
 ]
 
 
+@functools.cache
+def vllm_config():
+    return EngineArgs(model=str(SIGN_MODEL), max_model_len=1024).create_engine_config()
+
+
 class Cache:
     """One attention layer over a paged cache, with requests of given lengths written into scattered blocks."""
 
@@ -36,7 +44,7 @@ class Cache:
         self.block_table = blocks.view(len(lengths), columns).int()
         self.keys = [torch.randn(n, self.kv_heads, head_size).to(dtype) for n in lengths]
         self.values = [torch.randn(n, self.kv_heads, head_size).to(dtype) for n in lengths]
-        with set_current_vllm_config(VllmConfig()):
+        with set_current_vllm_config(vllm_config()):
             impl = CPUAttentionBackendImpl(self.heads, head_size, head_size**-0.5, self.kv_heads, None, None, "auto")
         shape = (len(blocks) + 1, self.kv_heads, block_size, 2 * head_size)
         isa = _get_attn_isa(dtype, block_size, head_size)

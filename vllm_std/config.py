@@ -7,6 +7,8 @@ from vllm.config import SpeculativeConfig
 from vllm.config.speculative import DraftSampleMethod, RejectionSampleMethod
 from vllm.config.utils import config
 
+from vllm_std.mask import MaskShape
+
 SelectionPolicy = Literal["verify", "text", "streaming", "random"]
 DEFAULT_TOP_K = 1024
 BACKENDS = ("FLASH_ATTN", "CPU_ATTN")
@@ -102,6 +104,9 @@ def refuse_unsupported(vllm_config) -> None:
     """Raise ValueError for the first setting std cannot honour, naming it, its value and what works."""
     for option, value, works in [*_runtime_refusals(vllm_config), *_model_refusals(vllm_config.model_config)]:
         raise ValueError(f"speculative method 'std' does not support {option}={value}: {works}.")
+    options, block_size = vllm_config.speculative_config, vllm_config.cache_config.block_size
+    if block_size:  # else the attention backend chooses it, and the worker checks
+        MaskShape.plan(options.top_k, options.sink, options.recent, block_size)
 
 
 def _runtime_refusals(vllm_config):

@@ -133,6 +133,7 @@ def _add_cli_args(plain, parser):
         return parser
     if action.choices is not None:
         action.choices = [*action.choices, "std"]
+    action.help += "\n\nstd: the target drafts on its own KV cache, through a sparse mask of it (vllm-std)."
     action.option_strings.append("--speculative-method")
     parser._option_string_actions["--speculative-method"] = action
     return parser

@@ -1,0 +1,146 @@
+"""Every way to switch std on gives the same configuration; every setting it cannot honour is refused in one sentence."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+from conftest import SIGN_MODEL
+from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+from vllm_std.config import StdConfig
+
+pytestmark = pytest.mark.fast
+
+OPTIONS = {"method": "std", "num_speculative_tokens": 6, "top_k": 512, "selection": "streaming"}
+
+
+def serve_args(*argv) -> EngineArgs:
+    """What `vllm serve MODEL ARGV` makes of its command line."""
+    parser = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser())
+    return AsyncEngineArgs.from_cli_args(parser.parse_args(["--model", str(SIGN_MODEL), *argv]))
+
+
+def speculative(args: EngineArgs) -> StdConfig:
+    return args.create_engine_config().speculative_config
+
+
+def python_args(**options) -> EngineArgs:
+    return EngineArgs(model=str(SIGN_MODEL), max_model_len=1024, **options)
+
+
+@pytest.mark.parametrize("flag", ["--speculative-method", "--spec-method", "--speculative_method"])
+def test_the_method_alone_is_enough(flag):
+    config = speculative(serve_args(flag, "std"))
+    assert type(config) is StdConfig
+    assert (config.num_speculative_tokens, config.top_k, config.selection) == (5, 1024, "verify")
+    assert config.draft_sample_method == "probabilistic"
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--speculative-config", json.dumps(OPTIONS)],
+        ["--speculative-config", json.dumps({k.replace("_", "-"): v for k, v in OPTIONS.items()})],
+        [word for k, v in OPTIONS.items() for word in (f"--speculative-config.{k}", str(v))],
+        ["--speculative-method", "std", "--spec-tokens", "6"]
+        + ["--speculative-config", json.dumps({"top_k": 512, "selection": "streaming"})],
+    ],
+    ids=["json", "hyphens", "dotted", "flags and json"],
+)
+def test_every_spelling_gives_the_same_configuration(argv):
+    config = speculative(serve_args(*argv))
+    assert {key: getattr(config, key) for key in OPTIONS} == OPTIONS
+
+
+def test_config_file(tmp_path):
+    file = tmp_path / "std.yaml"
+    file.write_text(yaml.safe_dump({"speculative-config": json.dumps(OPTIONS), "max-model-len": 2048}))
+    config = speculative(serve_args("--config", str(file)))
+    assert {key: getattr(config, key) for key in OPTIONS} == OPTIONS
+    file.write_text(yaml.safe_dump({"speculative-method": "std"}))
+    assert type(speculative(serve_args("--config", str(file)))) is StdConfig
+
+
+def test_python_api():
+    by_config = speculative(python_args(speculative_config=OPTIONS))
+    assert {key: getattr(by_config, key) for key in OPTIONS} == OPTIONS
+    assert type(speculative(python_args(spec_method="std"))) is StdConfig
+
+
+def test_help_shows_the_method():
+    vllm = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", "--help=speculative-method"]
+    text = subprocess.run(vllm, capture_output=True, text=True, timeout=300, check=True).stdout
+    assert "--speculative-method {" in text and ",std}" in text and "std: the target drafts" in " ".join(text.split())
+
+
+def test_the_scheduler_reserves_a_slot_for_every_drafted_token():
+    config = python_args(speculative_config=OPTIONS).create_engine_config()
+    assert config.num_lookahead_tokens == config.num_speculative_tokens == 6
+    assert config.speculative_config.max_num_new_slots_for_drafting == 0
+
+
+BAD_OPTIONS = [
+    *(("num_speculative_tokens", value, "whole number") for value in (0, -1, 2.0, "5", True, None, [5])),
+    *(("top_k", value, "whole number") for value in (0, -16, 0.5, "all", True)),
+    ("top_k", 10_000, "at most 1024"),
+    ("top_k", 64, "leaves no block to choose"),
+    *(("sink", value, "whole number") for value in (-1, 1.5)),
+    *(("recent", value, "whole number") for value in (-1, "64")),
+    ("selection", "best", "verify, text, streaming, random"),
+    ("selection", ["verify"], "verify, text, streaming, random"),
+    ("rejection_sample_method", "fly", "standard, block, synthetic"),
+    ("draft_sample_method", "beam", "greedy"),
+    ("topk", 512, "no option topk"),
+    ("model", "another/model", "no option model"),
+    ("num_speculative_tokens_per_batch_size", [[1, 8, 3]], "no option"),
+    ("parallel_drafting", True, "no option"),
+]
+
+
+@pytest.mark.parametrize("option,value,works", BAD_OPTIONS, ids=lambda value: str(value)[:30])
+def test_bad_options_are_named_with_their_value(option, value, works):
+    with pytest.raises(ValueError) as error:
+        python_args(block_size=32, speculative_config={"method": "std", option: value}).create_engine_config()
+    message = str(error.value)
+    assert option in message and works in message
+    assert str(value) in message
+
+
+def test_an_option_given_twice_is_refused():
+    with pytest.raises(ValueError, match="given twice"):
+        speculative(python_args(spec_tokens=3, speculative_config=OPTIONS))
+    with pytest.raises(ValueError, match="given twice"):
+        speculative(python_args(spec_method="std", speculative_config={"method": "ngram"}))
+
+
+BAD_SETTINGS = [
+    ("--pipeline-parallel-size=2", dict(pipeline_parallel_size=2)),
+    ("--kv-cache-dtype=fp8", dict(kv_cache_dtype="fp8")),
+    ("--enable-lora=True", dict(enable_lora=True)),
+    ("--attention-backend=TRITON_ATTN", dict(attention_backend="TRITON_ATTN")),
+    ("--kv-transfer-config=OffloadingConnector", dict(kv_offloading_size=1.0, kv_offloading_backend="native")),
+]
+
+
+@pytest.mark.parametrize("named,options", BAD_SETTINGS, ids=[named for named, _ in BAD_SETTINGS])
+def test_unsupported_settings_are_refused_before_anything_is_loaded(named, options):
+    with pytest.raises(ValueError, match=f"'std' does not support {named}: (use|start|serve) "):
+        python_args(speculative_config=OPTIONS, **options).create_engine_config()
+
+
+def test_decode_context_parallelism_is_refused():
+    config = python_args(speculative_config=OPTIONS).create_engine_config()
+    config.parallel_config.decode_context_parallel_size = 2  # this platform's vLLM refuses it first
+    from vllm_std.config import refuse_unsupported
+
+    with pytest.raises(ValueError, match="--decode-context-parallel-size=2: use --decode-context-parallel-size 1"):
+        refuse_unsupported(config)
+
+
+def test_model_runner_v1_is_refused(monkeypatch):
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "0")
+    with pytest.raises(ValueError, match="VLLM_USE_V2_MODEL_RUNNER=0: .*unset"):
+        python_args(speculative_config=OPTIONS).create_engine_config()

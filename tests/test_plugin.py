@@ -1,0 +1,93 @@
+"""The plugin is invisible to those who did not ask for std, and fails in one sentence where it cannot work."""
+
+import subprocess
+import sys
+
+import pytest
+import vllm
+from conftest import SIGN_MODEL
+from vllm.engine.arg_utils import EngineArgs
+
+from vllm_std import plugin, seams
+
+pytestmark = pytest.mark.fast
+
+
+def engine_args(**options) -> EngineArgs:
+    return EngineArgs(model=str(SIGN_MODEL), max_model_len=1024, **options)
+
+
+def test_vllm_finds_the_plugin_by_itself():
+    from importlib.metadata import entry_points
+
+    (found,) = entry_points(group="vllm.general_plugins", name="std")
+    assert found.load() is plugin.register
+    engine_args()  # vLLM loads general plugins here
+    assert hasattr(EngineArgs.create_speculative_config, "__vllm_std__")
+
+
+def test_register_is_re_entrant():
+    plugin.register()
+    once = EngineArgs.create_engine_config, EngineArgs.add_cli_args
+    for _ in range(3):
+        plugin.register()
+    assert (EngineArgs.create_engine_config, EngineArgs.add_cli_args) == once
+
+
+def test_without_std_vllm_gets_its_own_objects():
+    plugin.register()
+    assert engine_args().create_engine_config().speculative_config is None
+    ngram = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3}
+    config = engine_args(speculative_config=ngram).create_engine_config().speculative_config
+    assert type(config) is vllm.config.SpeculativeConfig
+
+
+def test_without_std_nothing_of_the_draft_loop_is_imported():
+    """A whole plain engine, in a process of its own: same tokens with and without the plugin, none of its modules."""
+    code = f"""
+import sys
+from vllm import LLM, SamplingParams
+llm = LLM(model={str(SIGN_MODEL)!r}, dtype="float32", enforce_eager=True, max_model_len=512, kv_cache_memory_bytes=2**26)
+out = llm.generate({{"prompt_token_ids": list(range(5, 105))}}, SamplingParams(temperature=0, max_tokens=8), use_tqdm=False)
+loaded = sorted(name for name in sys.modules if name.startswith("vllm_std"))
+print("RESULT", out[0].outputs[0].token_ids, loaded)
+"""
+
+    def run(plugins: str) -> tuple[str, str]:
+        import os
+
+        env = os.environ | {"VLLM_PLUGINS": plugins}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=300)
+        assert done.returncode == 0, done.stderr[-2000:]
+        (line,) = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
+        tokens, _, modules = line.removeprefix("RESULT ").partition("] [")
+        return tokens, modules
+
+    with_plugin, without = run("std,triton_cpu"), run("triton_cpu")
+    assert with_plugin[0] == without[0]
+    assert without[1] == "]"
+    assert with_plugin[1] == "'vllm_std', 'vllm_std.plugin', 'vllm_std.seams']"
+
+
+@pytest.mark.parametrize("version", ["0.31.2", "0.34.0", "0.330.0", "1.0.0"])
+def test_another_vllm_is_refused_in_one_sentence_only_when_std_is_asked_for(monkeypatch, version):
+    monkeypatch.setattr(vllm, "__version__", version)
+    assert engine_args().create_engine_config().speculative_config is None
+    with pytest.raises(ValueError, match=f"vLLM 0.32 and 0.33, and this is vLLM {version}.*own risk"):
+        engine_args(spec_method="std").create_engine_config()
+    monkeypatch.setenv(seams.ANY_VERSION, "1")
+    assert engine_args(spec_method="std").create_engine_config().speculative_config.method == "std"
+
+
+def test_a_missing_seam_is_one_sentence_and_vllm_goes_on(monkeypatch, caplog):
+    monkeypatch.delattr(EngineArgs, "create_speculative_config")
+    vllm_logger = __import__("logging").getLogger("vllm")
+    monkeypatch.setattr(vllm_logger, "propagate", True)
+    plugin.register()
+    (message,) = {record.getMessage() for record in caplog.records if "vllm-std" in record.getMessage()}
+    assert "create_speculative_config" in message and "vLLM itself is not affected" in message
+
+
+def test_every_seam_is_explained():
+    for seam in seams.LEDGER:
+        assert all((seam.replaces, seam.why, seam.upstream, seam.remove_when)), seam
