@@ -3,6 +3,7 @@
 import gc
 import os
 import shutil
+import sys
 from pathlib import Path
 
 # Before vLLM is imported: the engine in this process, quiet, offline; without a GPU, Triton's interpreter.
@@ -14,11 +15,13 @@ if shutil.which("nvidia-smi") is None:
     os.environ.setdefault("TRITON_INTERPRET", "1")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 SIGN_MODEL = ROOT / "scripts/demo_model/tiny-sign-vlm"
+sys.path.insert(0, str(SIGN_MODEL.parent))  # sign_video
 SMOLLM2 = ROOT / ".cache/smollm2"
 MODELS = ROOT / ".cache/test_models"
 
@@ -109,3 +112,31 @@ def token_prompts(lengths, vocab=600, seed=0) -> list[dict]:
     """Prompts of random token ids."""
     generator = torch.Generator().manual_seed(seed)
     return [{"prompt_token_ids": torch.randint(5, vocab, (n,), generator=generator).tolist()} for n in lengths]
+
+
+def std(**options) -> dict:
+    """A small `speculative_config`: blocks of 32 tokens, so a mask of 96 has one block to choose."""
+    return {"method": "std", "num_speculative_tokens": 3, "top_k": 96, "sink": 1, "recent": 32} | options
+
+
+@pytest.fixture(scope="session")
+def plain(engines):
+    """plain(model, prompts, max_tokens, **engine options): greedy tokens of vLLM without std, computed once."""
+    known = {}
+
+    def tokens(model, prompts, max_tokens=32, params=None, **options):
+        key = repr((model, prompts, max_tokens, params, sorted(options.items())))
+        if key not in known:
+            known[key] = greedy(engines(model, None, **options), prompts, max_tokens, **(params or {}))
+        return known[key]
+
+    return tokens
+
+
+def sign_prompt(video, question: str) -> dict:
+    """The vLLM prompt for a question about a sign video (scripts/demo_model/sign_video.py)."""
+    from tiny_models import video_prompt
+
+    frames = np.stack([scene.image() for scene in video.scenes for _ in range(2 * video.patches)])
+    prompt = video_prompt("qwen2_vl", frames)
+    return prompt | {"prompt": prompt["prompt"].replace("What happens in the video?", question)}

@@ -4,7 +4,9 @@
     prompt = video_prompt("qwen2_vl", noise_video(48, seed=0))   # for LLM.generate
 
 All of them have the tokenizer of the bundled demo model. Weights are larger than any training starts from, so that
-attention is peaked and greedy output wanders instead of repeating one token.
+greedy output wanders instead of repeating one token; token embeddings are larger still, so that a token depends more
+on the last one than on the rest of the context, and a draft that sees a part of that is right now and then. Which
+part hardly matters: attention of random weights has no favourites, so these models do not rank selection policies.
 """
 
 import json
@@ -23,18 +25,18 @@ REFUSED = ("mistral_sliding", "gemma3_text", "deepseek_v3", "mamba2", "jamba", "
 
 DEMO_MODEL = Path(__file__).parents[1] / "scripts" / "demo_model" / "tiny-sign-vlm"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-VOCAB, EOS = 704, 668
+VOCAB = 704
 IMAGE_TOKEN, VIDEO_TOKEN = 678, 679
 FRAME = 112  # pixels; 16 visual tokens for every two frames in Qwen2-VL and Qwen2.5-VL
 LLAVA_FRAME = 84  # LLaVA-OneVision resizes to this: 9 visual tokens for every frame, and one at the end
 
-SPECIAL = dict(bos_token_id=666, eos_token_id=EOS, pad_token_id=666)
-SIZES = dict(num_hidden_layers=2, hidden_size=128, intermediate_size=256, num_attention_heads=4)
+SPECIAL = dict(bos_token_id=666, eos_token_id=668, pad_token_id=666)
 DECODER = dict(
-    SIZES, vocab_size=VOCAB, num_key_value_heads=2, max_position_embeddings=4096, initializer_range=0.2,
-    tie_word_embeddings=False, **SPECIAL,
+    num_hidden_layers=2, hidden_size=128, intermediate_size=256, num_attention_heads=4, num_key_value_heads=2,
+    vocab_size=VOCAB, max_position_embeddings=4096, initializer_range=0.2, tie_word_embeddings=False, **SPECIAL,
 )  # fmt: skip
-VISION = dict(initializer_range=0.1, in_channels=3, patch_size=14)
+EMBEDDING_SCALE = 50
+VISION = dict(initializer_range=0.1, patch_size=14)
 MROPE = dict(rope_type="default", rope_theta=1e4, mrope_section=[4, 6, 6])
 QWEN_VL = dict(
     text_config=dict(DECODER, rope_parameters=MROPE), image_token_id=IMAGE_TOKEN, video_token_id=VIDEO_TOKEN,
@@ -83,9 +85,12 @@ CONFIGS = {
     ),
     "mamba2": (
         "Mamba2ForCausalLM",
-        dict(num_hidden_layers=2, hidden_size=128, vocab_size=VOCAB, num_heads=8, head_dim=32, state_size=16, n_groups=1, **SPECIAL),
+        dict(
+            num_hidden_layers=2, hidden_size=128, vocab_size=VOCAB, num_heads=8, head_dim=32, state_size=16,
+            n_groups=1, **SPECIAL,
+        ),
     ),
-    "jamba": ("JambaForCausalLM", dict(DECODER, num_experts=1, num_experts_per_tok=1, attn_layer_period=2, attn_layer_offset=1)),
+    "jamba": ("JambaForCausalLM", dict(DECODER, num_experts=1, attn_layer_period=2, attn_layer_offset=1)),
     "whisper": (
         "WhisperForConditionalGeneration",
         dict(
@@ -100,9 +105,7 @@ LLAVA_SIZE = dict(size=dict(height=LLAVA_FRAME, width=LLAVA_FRAME))
 PREPROCESSORS = {
     "qwen2_vl": {
         "preprocessor_config": dict(QWEN_SIZE, image_processor_type="Qwen2VLImageProcessor"),
-        "video_preprocessor_config": dict(
-            QWEN_SIZE, video_processor_type="Qwen2VLVideoProcessor", cap_pixels_per_frame=False
-        ),
+        "video_preprocessor_config": dict(QWEN_SIZE, video_processor_type="Qwen2VLVideoProcessor"),
     },
     "llava_onevision": {
         "preprocessor_config": dict(
@@ -127,7 +130,7 @@ def make(name: str, root: Path) -> Path:
     folder = Path(root) / name
     if folder.is_dir():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    Path(root).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root) as made:
         _write(name, Path(made) / name)
         (Path(made) / name).rename(folder)  # so that a folder that is there is complete
@@ -143,7 +146,9 @@ def _write(name: str, folder: Path) -> None:
     else:
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            model_class(config).save_pretrained(folder)
+            model = model_class(config)
+        model.get_input_embeddings().weight.data.mul_(EMBEDDING_SCALE)
+        model.save_pretrained(folder)
         weights = load_file(folder / "model.safetensors")
         # Transformers 5 has dropped a level from SigLIP's names that checkpoints, and vLLM, still have.
         weights = {key.replace("vision_tower.", "vision_tower.vision_model."): w for key, w in weights.items()}
@@ -162,7 +167,8 @@ def noise_video(num_frames: int, seed: int) -> np.ndarray:
 def video_prompt(name: str, frames: np.ndarray) -> dict:
     """A vLLM prompt for a model of SUPPORTED_VIDEO: one video, all its frames, and a question.
 
-    frames: [frames, height, width, 3] uint8, taken to be two a second.
+    frames: [frames, height, width, 3] uint8, taken to be two a second. LLaVA-OneVision needs as many frames in all
+    videos that are encoded together: vLLM 0.32 fails otherwise, whatever drafts.
     """
     metadata = {
         "fps": 2.0,

@@ -6,7 +6,7 @@
 #
 #   PYTHONPATH=OUTDIR TRITON_INTERPRET=1 VLLM_USE_V2_MODEL_RUNNER=1 VENV/bin/python ...
 #
-# Good for dense models in full precision. Where 0.33 changed a kernel's arguments (fused MoE on CPU), calls fail.
+# Dense models only: 0.33 gave the CPU kernels of mixture-of-experts models another argument.
 set -euo pipefail
 
 if [ $# -ne 2 ]; then
@@ -23,6 +23,8 @@ mkdir -p "$out"
 download=$(mktemp -d "$out/wheel.XXXXXX")
 trap 'rm -rf "$download"' EXIT
 "$python" -m pip download -q --no-deps --only-binary=:all: --dest "$download" vllm==0.33.0
+# The one package that 0.33 added and that its command line imports.
+"$python" -m pip install -q --no-deps --only-binary=:all: --upgrade --target "$out" "orjson>=3.11.6"
 
 # The wheel's own libraries need CUDA, and the headers beside them only serve to build kernels at run time.
 "$python" - "$download"/vllm-*.whl "$out" <<'EOF'

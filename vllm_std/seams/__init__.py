@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 SUPPORTED_VLLM = ("0.32", "0.33")
 ANY_VERSION = "VLLM_STD_ANY_VERSION"
@@ -53,6 +53,13 @@ LEDGER = (
         "a closed if/elif on the method name; `custom_class` exists for Model Runner V1 only",
         "vLLM RFC #47351",
         "Model Runner V2 builds out-of-tree speculators",
+    ),
+    Seam(
+        "async scheduling",
+        "the Literal vllm.config.vllm.NgramGPUTypes (vLLM 0.32; on 0.33 it has no effect)",
+        "0.32 switches async scheduling off for every method it does not know by name, on Model Runner V2 too",
+        "vLLM RFC #47351",
+        "support for vLLM 0.32 ends",
     ),
     Seam(
         "queries",
@@ -103,7 +110,11 @@ def install() -> None:
     _wrap(EngineArgs, "create_speculative_config", _create_speculative_config)
     _wrap(EngineArgs, "create_engine_config", _create_engine_config)
 
+    import vllm.config.vllm as config
     import vllm.v1.worker.gpu.spec_decode as spec_decode
+
+    if "std" not in get_args(config.NgramGPUTypes):
+        config.NgramGPUTypes = Literal[*get_args(config.NgramGPUTypes), "std"]
 
     _wrap(spec_decode, "init_speculator", _init_speculator)
     # The runner imports the function by name, so it may hold the plain one already.

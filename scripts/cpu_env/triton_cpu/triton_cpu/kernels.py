@@ -1,4 +1,4 @@
-"""Mends Triton's interpreter where vLLM's own kernels meet its edges."""
+"""Mends Triton's interpreter where vLLM's own kernels meet its edges, and spares it work that it repeats."""
 
 import numpy as np
 import triton
@@ -8,21 +8,43 @@ def register() -> None:
     """Loaded by vLLM in every process; a second call changes nothing."""
     if not triton.knobs.runtime.interpret:
         return
-    from triton.runtime.interpreter import InterpreterBuilder
+    from triton.runtime import interpreter
 
-    if hasattr(InterpreterBuilder, "plain_masked_store"):
+    if hasattr(interpreter, "triton_cpu"):
         return
-    # `block < size & flag` may come out as an integer array, which the interpreter's C code refuses as a mask.
-    plain_store = InterpreterBuilder.plain_masked_store = InterpreterBuilder.create_masked_store
-    plain_load = InterpreterBuilder.plain_masked_load = InterpreterBuilder.create_masked_load
+    interpreter.triton_cpu = True
+    _mend_masks(interpreter.InterpreterBuilder)
+    _patch_the_language_once(interpreter)
+
+
+def _mend_masks(builder) -> None:
+    """`block < size & flag` may come out as an integer array, which the interpreter's C code refuses as a mask."""
+    plain_store, plain_load = builder.create_masked_store, builder.create_masked_load
 
     def as_bool(mask):
         mask.data = np.asarray(mask.data, dtype=bool)
         return mask
 
-    InterpreterBuilder.create_masked_store = lambda self, ptrs, value, mask, *args: plain_store(
-        self, ptrs, value, as_bool(mask), *args
+    builder.create_masked_store = lambda self, ptrs, value, mask, *rest: plain_store(
+        self, ptrs, value, as_bool(mask), *rest
     )
-    InterpreterBuilder.create_masked_load = lambda self, ptrs, mask, *args: plain_load(
-        self, ptrs, as_bool(mask), *args
-    )
+    builder.create_masked_load = lambda self, ptrs, mask, *rest: plain_load(self, ptrs, as_bool(mask), *rest)
+
+
+def _patch_the_language_once(interpreter) -> None:
+    """The interpreter swaps all of triton.language in and out at every launch; here it stays in."""
+    plain, done = interpreter._patch_lang, set()
+    languages = {"tl": interpreter.tl, "core": interpreter.tl.core}
+
+    class Kept:
+        def restore(self) -> None:
+            pass
+
+    def patch_lang(fn):
+        names = {name for name in ("tl", "core") if any(value is languages[name] for value in fn.__globals__.values())}
+        if not names <= done:
+            plain(fn)
+            done.update(names)
+        return Kept()
+
+    interpreter._patch_lang = patch_lang

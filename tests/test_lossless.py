@@ -1,0 +1,130 @@
+"""Greedy tokens with std equal plain vLLM's, in float32, whatever the policy, draft length, budget or prompt."""
+
+import pytest
+from conftest import SIGN_MODEL, SMOLLM2, Acceptance, greedy, sign_prompt, std, token_prompts
+from sign_video import SignVideo
+from tiny_models import SUPPORTED_TEXT, SUPPORTED_VIDEO, noise_video, video_prompt
+
+MIXED = token_prompts([45, 300, 1, 620, 97])
+POLICIES = ["verify", "text", "streaming", "random"]
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_policy_in_a_batch_of_mixed_lengths(engines, plain, models, policy):
+    expected = plain(models("llama"), MIXED)
+    llm = engines(models("llama"), std(selection=policy))
+    with Acceptance(llm) as seen:
+        assert greedy(llm, MIXED) == expected
+    assert 0 < seen.accepted < seen.drafted
+
+
+@pytest.mark.parametrize("gamma", range(1, 9))
+def test_every_draft_length(engines, plain, models, gamma):
+    expected = plain(models("llama"), MIXED)
+    assert greedy(engines(models("llama"), std(num_speculative_tokens=gamma)), MIXED) == expected
+
+
+def test_a_budget_so_small_that_most_drafts_are_rejected(engines, plain, models):
+    prompts = token_prompts([900, 800, 850])
+    expected = plain(models("qwen3"), prompts, 40)
+    llm = engines(models("qwen3"), std(selection="random", num_speculative_tokens=8))
+    with Acceptance(llm) as seen:
+        assert greedy(llm, prompts, 40) == expected
+    assert seen.rate < 0.5
+
+
+@pytest.mark.parametrize("name", SUPPORTED_TEXT)
+def test_text_models(engines, plain, models, name):
+    expected = plain(models(name), MIXED)
+    assert greedy(engines(models(name), std()), MIXED) == expected
+    llm = engines(models(name), std(top_k=1024))
+    with Acceptance(llm) as seen:
+        assert greedy(llm, MIXED) == expected
+    assert seen.rate == 1.0, "a mask that keeps everything drafts what the target says"
+
+
+@pytest.mark.parametrize("name", SUPPORTED_VIDEO)
+def test_video_models(engines, plain, models, name):
+    """M-RoPE (Qwen2-VL, Qwen2.5-VL) and plain positions (LLaVA-OneVision): a wrong draft position would cost drafts."""
+    prompts = [video_prompt(name, noise_video(frames, seed)) for seed, frames in enumerate((48, 32))] + MIXED[:2]
+    expected = plain(models(name), prompts)
+    assert greedy(engines(models(name), std()), prompts) == expected
+    llm = engines(models(name), std(top_k=1024))
+    with Acceptance(llm) as seen:
+        assert greedy(llm, prompts) == expected
+    assert seen.rate == 1.0
+
+
+def test_trained_text_model(engines, plain):
+    """SmolLM2-135M on real text."""
+    text = (SIGN_MODEL.parent / "sign_video.py").read_text()
+    prompts = [text[:2400] + "\nThe function above", "Once upon a time there was"]
+    expected = plain(SMOLLM2, prompts, 24)
+    llm = engines(SMOLLM2, std(top_k=256))
+    with Acceptance(llm) as seen:
+        assert greedy(llm, prompts, 24) == expected
+    assert seen.rate > 0.5
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_trained_video_model(engines, plain, policy):
+    video = SignVideo(scenes=60, seed=3)
+    asked = video.ask("list", sentences=4)
+    prompts = [sign_prompt(video, asked["question"])]
+    room = dict(max_model_len=2048, max_num_batched_tokens=2048)
+    expected = plain(SIGN_MODEL, prompts, 80, **room)
+    llm = engines(SIGN_MODEL, std(selection=policy, top_k=160, num_speculative_tokens=5), **room)
+    assert greedy(llm, prompts, 80) == expected
+    assert asked["answer"] in llm.get_tokenizer().decode(expected[0])
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("policy", ["verify", "text"])
+def test_chunked_prefill(engines, plain, models, policy):
+    """Prompts cut into chunks of 64 tokens, decoding rows beside them."""
+    expected = plain(models("llama"), MIXED)
+    llm = engines(models("llama"), std(selection=policy), max_num_batched_tokens=64)
+    assert greedy(llm, MIXED) == expected
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("policy", ["verify", "text"])
+def test_prefix_cache_hits(engines, plain, models, policy):
+    """A conversation goes on from blocks that drafts once wrote to: the cache serves them, the tokens stay the same."""
+    expected = plain(models("llama"), MIXED, 64)
+    longer = [
+        {"prompt_token_ids": [*prompt["prompt_token_ids"], *answer, 7, 8, 9]} for prompt, answer in zip(MIXED, expected)
+    ]
+    expected_longer = plain(models("llama"), longer)
+    llm = engines(models("llama"), std(selection=policy))
+    assert greedy(llm, MIXED, 64) == expected
+    hits = {m.name: m.value for m in llm.get_metrics() if m.name == "vllm:prefix_cache_hits"}
+    assert greedy(llm, longer) == expected_longer
+    after = {m.name: m.value for m in llm.get_metrics() if m.name == "vllm:prefix_cache_hits"}
+    cached = after["vllm:prefix_cache_hits"] - hits["vllm:prefix_cache_hits"]
+    answers = sum((len(p["prompt_token_ids"]) + 64) // 32 * 32 for p in MIXED)
+    assert cached >= answers - 32 * len(MIXED), "the answers themselves came from the cache"
+
+
+def test_preempted_requests_resume(engines, plain, models):
+    """A KV cache too small for the load: requests are preempted, recomputed and end with the same tokens."""
+    prompts = token_prompts([200, 220, 240, 260], seed=4)
+    expected = plain(models("llama"), prompts, 120)
+    llm = engines(models("llama"), std(selection="text"), num_gpu_blocks_override=36)
+    assert greedy(llm, prompts, 120) == expected
+    preemptions = [m.value for m in llm.get_metrics() if m.name == "vllm:num_preemptions"]
+    assert preemptions[0] > 0
+
+
+@pytest.mark.fast
+def test_requests_that_end_inside_a_draft(engines, plain, models):
+    """Up to max_model_len, and at a stop token that comes in the middle of accepted drafts."""
+    prompts = token_prompts([1001, 1015, 990])
+    expected = plain(models("llama"), prompts, 64)
+    assert [len(tokens) for tokens in expected] == [23, 9, 34]
+    llm = engines(models("llama"), std(num_speculative_tokens=6))
+    assert greedy(llm, prompts, 64) == expected
+    stop = expected[2][10]
+    stopped = greedy(llm, prompts, 64, stop_token_ids=[stop])
+    assert stopped == plain(models("llama"), prompts, 64, {"stop_token_ids": [stop]})
