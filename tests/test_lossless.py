@@ -47,7 +47,7 @@ def test_text_models(engines, plain, models, name):
 @pytest.mark.parametrize("name", SUPPORTED_VIDEO)
 def test_video_models(engines, plain, models, name):
     """M-RoPE (Qwen2-VL, Qwen2.5-VL) and plain positions (LLaVA-OneVision): a wrong draft position would cost drafts."""
-    prompts = [video_prompt(name, noise_video(frames, seed)) for seed, frames in enumerate((48, 32))] + MIXED[:2]
+    prompts = [video_prompt(name, noise_video(frames, seed)) for seed, frames in enumerate((48, 48))] + MIXED[:2]
     expected = plain(models(name), prompts)
     assert greedy(engines(models(name), std()), prompts) == expected
     llm = engines(models(name), std(top_k=1024))

@@ -105,7 +105,9 @@ LLAVA_SIZE = dict(size=dict(height=LLAVA_FRAME, width=LLAVA_FRAME))
 PREPROCESSORS = {
     "qwen2_vl": {
         "preprocessor_config": dict(QWEN_SIZE, image_processor_type="Qwen2VLImageProcessor"),
-        "video_preprocessor_config": dict(QWEN_SIZE, video_processor_type="Qwen2VLVideoProcessor"),
+        "video_preprocessor_config": dict(
+            QWEN_SIZE, video_processor_type="Qwen2VLVideoProcessor", cap_pixels_per_frame=False
+        ),
     },
     "llava_onevision": {
         "preprocessor_config": dict(
