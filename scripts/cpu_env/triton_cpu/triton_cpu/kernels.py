@@ -15,6 +15,14 @@ def register() -> None:
     interpreter.triton_cpu = True
     _mend_masks(interpreter.InterpreterBuilder)
     _patch_the_language_once(interpreter)
+    # Arguments are on the CPU already: nothing to copy there and back.
+    interpreter.GridExecutor._init_args_hst = lambda self, args, kwargs: (args, kwargs)
+    interpreter.GridExecutor._restore_args_dev = lambda self, *args: None
+    _give_libdevice_a_body(interpreter)
+    # This kernel uses methods on a loop variable, which is a plain int here; vLLM's own torch code takes its place.
+    from vllm.v1.sample.ops import topk_topp_sampler
+
+    topk_topp_sampler.HAS_TRITON = False
 
 
 def _mend_masks(builder) -> None:
@@ -48,3 +56,13 @@ def _patch_the_language_once(interpreter) -> None:
         return Kept()
 
     interpreter._patch_lang = patch_lang
+
+
+def _give_libdevice_a_body(interpreter) -> None:
+    """The device library's functions are names for a compiler; called by the interpreter they return nothing."""
+    from triton.language.extra import libdevice
+
+    def log1p(x):
+        return interpreter.tl.tensor(interpreter.TensorHandle(np.log1p(x.handle.data), x.handle.dtype), x.type)
+
+    libdevice.log1p = log1p
