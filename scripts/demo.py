@@ -5,6 +5,7 @@ import base64
 import contextlib
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from openai import OpenAI
 from prometheus_client.parser import text_string_to_metric_families
 
 ROOT = Path(__file__).resolve().parent.parent
+CACHE = ROOT / ".cache/demo"
 BUNDLED = ROOT / "scripts/demo_model/tiny-sign-vlm"
 sys.path.insert(0, str(BUNDLED.parent))
 from sign_video import SignVideo  # noqa: E402
@@ -40,29 +42,29 @@ def parse() -> argparse.Namespace:
 
 def bundled_video() -> tuple[Path, str, str]:
     """A generated video, a question that walks through it in no order, and the right answer."""
-    folder = ROOT / ".cache/demo"
-    folder.mkdir(parents=True, exist_ok=True)
+    path = CACHE / "signs.mp4"
+    path.parent.mkdir(parents=True, exist_ok=True)
     video = SignVideo(scenes=100, seed=1)
-    video.write(folder / "signs.mp4")
-    asked = video.ask("list", sentences=8)
-    return folder / "signs.mp4", asked["question"], asked["answer"]
+    video.write(path)
+    asked = video.ask("list", sentences=9)
+    return path, asked["question"], asked["answer"]
 
 
 @contextlib.contextmanager
-def serve(model: str, *flags: str):
-    """Run `vllm serve` until the block ends; yields its base URL. The log goes to .cache/demo."""
+def serve(model: str, log: Path, *flags: str):
+    """Run `vllm serve` until the block ends; yields its base URL. Its output goes to `log`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     env = os.environ | ({"HF_HUB_OFFLINE": "1"} if Path(model).exists() else {})
-    hardware = [] if torch.cuda.is_available() else ["--dtype", "float32", "--block-size", "32", "--enforce-eager"]
+    hardware = []
     if not torch.cuda.is_available():
+        hardware = ["--dtype", "float32", "--block-size", "32", "--enforce-eager"]
         env.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-    command = ["vllm", "serve", model, "--host", "127.0.0.1", "--port", str(port), "--max-model-len", "8192"]
-    command += ["--max-num-batched-tokens", "8192", "--max-num-seqs", "8", "--served-model-name", "demo"]
-    command += [*hardware, *flags]
-    print("\n$", " ".join(command[:3]), " ".join(flags), file=sys.stderr)
-    log = ROOT / f".cache/demo/{'std' if flags else 'plain'}.log"
+    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", model, "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--max-model-len", "8192", "--max-num-batched-tokens", "8192"]
+    command += ["--max-num-seqs", "8", "--served-model-name", "demo", *hardware, *flags]
+    print("\n$ vllm serve", model, shlex.join(flags), file=sys.stderr)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as out:
         server = subprocess.Popen(command, stdout=out, stderr=out, env=env, start_new_session=True)
@@ -71,11 +73,17 @@ def serve(model: str, *flags: str):
         wait_until_up(server, url, log)
         yield url
     finally:
+        stop(server)
+
+
+def stop(server: subprocess.Popen) -> None:
+    """End the server and all it started; nothing is left running."""
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(server.pid, signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
             server.wait(15)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(server.pid, signal.SIGKILL)
+        os.killpg(server.pid, signal.SIGKILL)
+    server.wait()
 
 
 def wait_until_up(server: subprocess.Popen, url: str, log: Path) -> None:
@@ -127,9 +135,9 @@ def main() -> None:
         args.question, right = args.question or asked, right if args.question in (None, asked) else None
     print(f"video:    {args.video}\nquestion: {args.question}", file=sys.stderr)
     options = {"num_speculative_tokens": args.gamma, "top_k": args.top_k, "selection": args.policy}
-    with serve(args.model, "--speculative-method", "std", "--speculative-config", json.dumps(options)) as url:
+    with serve(args.model, CACHE / "std.log", "--speculative-method", "std", "--speculative-config", json.dumps(options)) as url:
         text, tokens, gained = answer(url, args.video, args.question, args.max_tokens)
-    with serve(args.model) as url:
+    with serve(args.model, CACHE / "plain.log") as url:
         plain, _, plain_gained = answer(url, args.video, args.question, args.max_tokens)
     drafted = int(gained["spec_decode_num_draft_tokens_total"])
     accepted = int(gained["spec_decode_num_accepted_tokens_total"])

@@ -33,7 +33,10 @@ class Engines:
         self.key, self.llm = None, None
 
     def __call__(self, model, speculative_config=None, **options):
-        """An engine for `model`; the same arguments give the engine that is already up."""
+        """An engine for `model`; the same arguments give the engine that is already up.
+
+        Another engine ends this one, and it must be gone by then: do not hold on to it across a second call.
+        """
         from vllm import LLM
 
         key = repr((model, speculative_config, sorted(options.items())))

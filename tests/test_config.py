@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import yaml
-from conftest import SIGN_MODEL
+from conftest import ROOT, SIGN_MODEL
 from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
@@ -62,6 +62,14 @@ def test_config_file(tmp_path):
     assert {key: getattr(config, key) for key in OPTIONS} == OPTIONS
     file.write_text(yaml.safe_dump({"speculative-method": "std"}))
     assert type(speculative(serve_args("--config", str(file)))) is StdConfig
+
+
+def test_the_shipped_config_file_says_the_defaults():
+    config = speculative(serve_args("--config", str(ROOT / "configs/std.yaml")))
+    default = speculative(serve_args("--speculative-method", "std"))
+    assert {key: getattr(config, key) for key in StdConfig.OPTIONS} == {
+        key: getattr(default, key) for key in StdConfig.OPTIONS
+    }
 
 
 def test_python_api():

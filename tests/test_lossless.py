@@ -4,6 +4,7 @@ import pytest
 from conftest import SIGN_MODEL, SMOLLM2, Acceptance, greedy, sign_prompt, std, token_prompts
 from sign_video import SignVideo
 from tiny_models import SUPPORTED_TEXT, SUPPORTED_VIDEO, noise_video, video_prompt
+from vllm.platforms import current_platform
 
 MIXED = token_prompts([45, 300, 1, 620, 97])
 POLICIES = ["verify", "text", "streaming", "random"]
@@ -59,7 +60,7 @@ def test_video_models(engines, plain, models, name):
 def test_trained_text_model(engines, plain):
     """SmolLM2-135M on real text."""
     text = (SIGN_MODEL.parent / "sign_video.py").read_text()
-    prompts = [text[:2400] + "\nThe function above", "Once upon a time there was"]
+    prompts = [text[:1800] + "\nThe function above", "Once upon a time there was"]
     expected = plain(SMOLLM2, prompts, 24)
     llm = engines(SMOLLM2, std(top_k=256))
     with Acceptance(llm) as seen:
@@ -107,6 +108,25 @@ def test_prefix_cache_hits(engines, plain, models, policy):
     assert cached >= answers - 32 * len(MIXED), "the answers themselves came from the cache"
 
 
+@pytest.mark.fast
+def test_async_scheduling(engines, plain, models, monkeypatch):
+    """The scheduler runs one step ahead of the worker, as it does by default on GPUs, where vLLM allows it."""
+    expected = plain(models("llama"), MIXED)
+    platform = type(current_platform)
+    update = platform.check_and_update_config
+
+    def keep_async(_, vllm_config):
+        update(vllm_config)
+        vllm_config.scheduler_config.async_scheduling = True
+
+    monkeypatch.setattr(platform, "check_and_update_config", classmethod(keep_async))
+    llm = engines(models("llama"), std(), async_scheduling=True)
+    assert type(llm.llm_engine.engine_core.engine_core.scheduler).__name__ == "AsyncScheduler"
+    with Acceptance(llm) as seen:
+        assert greedy(llm, MIXED) == expected
+    assert seen.accepted > 0
+
+
 def test_preempted_requests_resume(engines, plain, models):
     """A KV cache too small for the load: requests are preempted, recomputed and end with the same tokens."""
     prompts = token_prompts([200, 220, 240, 260], seed=4)
@@ -123,8 +143,8 @@ def test_requests_that_end_inside_a_draft(engines, plain, models):
     prompts = token_prompts([1001, 1015, 990])
     expected = plain(models("llama"), prompts, 64)
     assert [len(tokens) for tokens in expected] == [23, 9, 34]
+    stop = {"stop_token_ids": [expected[2][10]]}
+    stopped = plain(models("llama"), prompts, 64, stop)
     llm = engines(models("llama"), std(num_speculative_tokens=6))
     assert greedy(llm, prompts, 64) == expected
-    stop = expected[2][10]
-    stopped = greedy(llm, prompts, 64, stop_token_ids=[stop])
-    assert stopped == plain(models("llama"), prompts, 64, {"stop_token_ids": [stop]})
+    assert greedy(llm, prompts, 64, **stop) == stopped

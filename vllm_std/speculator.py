@@ -15,6 +15,7 @@ from torch import Tensor
 from vllm_std.mask import MaskShape
 from vllm_std.seams import worker
 from vllm_std.selection import POLICIES, Observation, QueryWindow
+from vllm_std.selection.attention import block_attention_bytes
 
 logger = worker.init_logger("vllm.std")
 EAGER = worker.CUDAGraphMode.NONE
@@ -142,6 +143,8 @@ class StdSpeculator(worker.TargetDependentARSpeculator):
         self._copy_request_inputs(num_reqs, input_batch.idx_mapping, temperature, seeds, dummy_run=dummy_run)
         length = self._begin(input_batch, num_sampled, num_rejected, last_sampled)
         bound = input_batch.seq_lens_cpu_upper_bound[:num_reqs]
+        if is_profile:
+            self._reserve_selection()
         if not dummy_run:
             self._select(input_batch, length, num_rejected, drafting)
         if not skip_attn:
@@ -191,6 +194,14 @@ class StdSpeculator(worker.TargetDependentARSpeculator):
         )
         chosen = self.mask.choose(self.policy.score(seen), length)
         self.tables[:, :num_reqs] = self.mask.table(chosen, base, length, self.tables.shape[-1])
+
+    def _reserve_selection(self) -> None:
+        """Let vLLM's memory profile see what selection takes for a request of the greatest length."""
+        if self.policy_class.needs_queries:
+            layer, window = self.layer_list[0], self.gamma + 1
+            sizes = (layer.num_heads, layer.num_kv_heads, layer.head_size, self.dtype.itemsize)
+            peak = block_attention_bytes(self.max_model_len, window, *sizes)
+            torch.empty(peak, dtype=torch.uint8, device=self.device)
 
     def _shorten(self, length: Tensor, bound: Tensor) -> Tensor:
         """From here on a request is as long as its mask; only positions and slots know where it really is."""

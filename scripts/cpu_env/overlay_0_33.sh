@@ -22,9 +22,9 @@ fi
 mkdir -p "$out"
 download=$(mktemp -d "$out/wheel.XXXXXX")
 trap 'rm -rf "$download"' EXIT
-"$python" -m pip download -q --no-deps --only-binary=:all: --dest "$download" vllm==0.33.0
+"$python" -m pip download -qq --no-deps --only-binary=:all: --dest "$download" vllm==0.33.0
 # The one package that 0.33 added and that its command line imports.
-"$python" -m pip install -q --no-deps --only-binary=:all: --upgrade --target "$out" "orjson>=3.11.6"
+"$python" -m pip install -qq --no-deps --only-binary=:all: --upgrade --target "$out" "orjson>=3.11.6"
 
 # The wheel's own libraries need CUDA, and the headers beside them only serve to build kernels at run time.
 "$python" - "$download"/vllm-*.whl "$out" <<'EOF'

@@ -6,6 +6,11 @@ from torch import Tensor
 from vllm_std.selection.base import Observation
 
 
+def block_attention_bytes(max_length: int, window: int, heads: int, kv_heads: int, head_size: int, itemsize: int) -> int:
+    """Most memory `block_attention` takes at once: a layer's keys, as cached and in float32, and three maps of logits."""
+    return max_length * (kv_heads * head_size * (itemsize + 4) + 3 * 4 * heads * window)
+
+
 def block_attention(seen: Observation, row: int, out: Tensor) -> Tensor:
     """Attention of one request's verified queries, summed over heads and over the keys of a block.
 
