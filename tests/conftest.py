@@ -15,7 +15,6 @@ if shutil.which("nvidia-smi") is None:
     os.environ.setdefault("TRITON_INTERPRET", "1")
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
@@ -134,12 +133,3 @@ def plain(engines):
         return known[key]
 
     return tokens
-
-
-def sign_prompt(video, question: str) -> dict:
-    """The vLLM prompt for a question about a sign video (scripts/demo_model/sign_video.py)."""
-    from tiny_models import video_prompt
-
-    frames = np.stack([scene.image() for scene in video.scenes for _ in range(2 * video.patches)])
-    prompt = video_prompt("qwen2_vl", frames)
-    return prompt | {"prompt": prompt["prompt"].replace("What happens in the video?", question)}

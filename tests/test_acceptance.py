@@ -1,7 +1,7 @@
 """Acceptance on the bundled, trained video model: what selection is worth. Numbers are printed, bounds are asserted."""
 
 import pytest
-from conftest import SIGN_MODEL, Acceptance, greedy, sign_prompt
+from conftest import SIGN_MODEL, Acceptance, greedy
 from sign_video import SignVideo
 
 ROOM = dict(max_model_len=2048, max_num_batched_tokens=2048)
@@ -18,7 +18,7 @@ def acceptance(engines, policy: str, top_k: int = TOP_K) -> dict[str, float]:
     rates = {}
     for task, asked in ASKED.items():
         with Acceptance(llm) as seen:
-            (tokens,) = greedy(llm, [sign_prompt(VIDEO, asked["question"])], 200, stop_token_ids=[668])
+            (tokens,) = greedy(llm, [VIDEO.prompt(asked["question"])], 200, stop_token_ids=[668])
         assert llm.get_tokenizer().decode(tokens, skip_special_tokens=True) == asked["answer"]
         rates[task] = seen.rate
     shown = " ".join(f"{task} {rate:.3f}" for task, rate in rates.items())

@@ -1,7 +1,7 @@
 """Greedy tokens with std equal plain vLLM's, in float32, whatever the policy, draft length, budget or prompt."""
 
 import pytest
-from conftest import SIGN_MODEL, SMOLLM2, Acceptance, greedy, sign_prompt, std, token_prompts
+from conftest import SIGN_MODEL, SMOLLM2, Acceptance, greedy, std, token_prompts
 from sign_video import SignVideo
 from tiny_models import SUPPORTED_TEXT, SUPPORTED_VIDEO, noise_video, video_prompt
 from vllm.platforms import current_platform
@@ -72,7 +72,7 @@ def test_trained_text_model(engines, plain):
 def test_trained_video_model(engines, plain, policy):
     video = SignVideo(scenes=60, seed=3)
     asked = video.ask("list", sentences=4)
-    prompts = [sign_prompt(video, asked["question"])]
+    prompts = [video.prompt(asked["question"])]
     room = dict(max_model_len=2048, max_num_batched_tokens=2048)
     expected = plain(SIGN_MODEL, prompts, 80, **room)
     llm = engines(SIGN_MODEL, std(selection=policy, top_k=160, num_speculative_tokens=5), **room)

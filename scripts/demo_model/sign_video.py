@@ -11,7 +11,6 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
 import numpy as np
 
 FRAME, TOKENS_PER_PATCH, FPS = 84, 9, 2
@@ -135,6 +134,8 @@ class SignVideo:
 
     def write(self, path: Path) -> None:
         """H.264 mp4 at 2 frames a second: vLLM, which samples Qwen2-VL videos at that rate, takes every frame."""
+        import av  # everything else here needs numpy alone
+
         with av.open(str(path), "w") as container:
             stream = container.add_stream("libx264", rate=FPS, options={"crf": "18"})
             stream.width = stream.height = FRAME
@@ -144,6 +145,17 @@ class SignVideo:
                 for _ in range(2 * self.patches):
                     container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
             container.mux(stream.encode())
+
+    def prompt(self, question: str) -> dict:
+        """The vLLM prompt of a question about the video, all frames of it, for `LLM.generate`."""
+        frames = np.stack([scene.image() for scene in self.scenes for _ in range(2 * self.patches)])
+        metadata = {
+            "fps": float(FPS), "duration": len(frames) / FPS, "total_num_frames": len(frames),
+            "frames_indices": list(range(len(frames))), "video_backend": "opencv", "do_sample_frames": False,
+        }  # fmt: skip
+        video = "<|vision_start|><|video_pad|><|vision_end|>"
+        text = f"<|im_start|>user\n{video}{question}<|im_end|>\n<|im_start|>assistant\n"
+        return {"prompt": text, "multi_modal_data": {"video": [(frames, metadata)]}}
 
     def ask(self, task: str, sentences: int = 8) -> dict[str, str]:
         """A question and its answer of so many sentences; tasks: follow (the signs), list (any order), range."""
