@@ -135,7 +135,9 @@ def main() -> None:
         args.question, right = args.question or asked, right if args.question in (None, asked) else None
     print(f"video:    {args.video}\nquestion: {args.question}", file=sys.stderr)
     options = {"num_speculative_tokens": args.gamma, "top_k": args.top_k, "selection": args.policy}
-    with serve(args.model, CACHE / "std.log", "--speculative-method", "std", "--speculative-config", json.dumps(options)) as url:
+    with serve(
+        args.model, CACHE / "std.log", "--speculative-method", "std", "--speculative-config", json.dumps(options)
+    ) as url:
         text, tokens, gained = answer(url, args.video, args.question, args.max_tokens)
     with serve(args.model, CACHE / "plain.log") as url:
         plain, _, plain_gained = answer(url, args.video, args.question, args.max_tokens)

@@ -1,6 +1,6 @@
 """Draw the picture of README: one round of sparse-to-dense decoding over the KV blocks of a request.
 
-    python scripts/picture.py        # writes scripts/round.png
+python scripts/picture.py        # writes scripts/round.png
 """
 
 from pathlib import Path
@@ -38,7 +38,13 @@ def main() -> None:
             axes.add_patch(Rectangle((block, top), 0.9, 0.42, facecolor=color(row, block), edgecolor="white"))
         axes.text(0, top + 0.52, name, fontsize=10, weight="bold")
         axes.text(6.2, top + 0.52, what, fontsize=9, color="#444444")
-    legend = ((SINK, "sink"), (KEPT, "top-K blocks"), (RECENT, "recent window"), (DRAFT, "drafted tail"), (LEFT_OUT, "left out"))
+    legend = (
+        (SINK, "sink"),
+        (KEPT, "top-K blocks"),
+        (RECENT, "recent window"),
+        (DRAFT, "drafted tail"),
+        (LEFT_OUT, "left out"),
+    )
     for place, (fill, text) in enumerate(legend):
         axes.add_patch(Rectangle((4.4 * place, -0.62), 0.6, 0.28, facecolor=fill))
         axes.text(4.4 * place + 0.8, -0.57, text, fontsize=9)

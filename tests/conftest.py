@@ -1,4 +1,4 @@
-"""Real vLLM engines in this process, Model Runner V2, float32; one engine alive at a time, kept while tests share it."""
+"""Real vLLM engines in this process, Model Runner V2, float32; one at a time, kept while tests share it."""
 
 import gc
 import os

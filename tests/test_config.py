@@ -1,4 +1,4 @@
-"""Every way to switch std on gives the same configuration; every setting it cannot honour is refused in one sentence."""
+"""Every way to switch std on gives the same configuration; what it cannot honour is refused in one sentence."""
 
 import json
 import subprocess

@@ -1,5 +1,6 @@
 """The plugin is invisible to those who did not ask for std, and fails in one sentence where it cannot work."""
 
+import os
 import subprocess
 import sys
 
@@ -47,15 +48,15 @@ def test_without_std_nothing_of_the_draft_loop_is_imported():
     code = f"""
 import sys
 from vllm import LLM, SamplingParams
-llm = LLM(model={str(SIGN_MODEL)!r}, dtype="float32", enforce_eager=True, max_model_len=512, kv_cache_memory_bytes=2**26)
-out = llm.generate({{"prompt_token_ids": list(range(5, 105))}}, SamplingParams(temperature=0, max_tokens=8), use_tqdm=False)
+options = dict(dtype="float32", enforce_eager=True, max_model_len=512, kv_cache_memory_bytes=2**26)
+llm = LLM(model={str(SIGN_MODEL)!r}, **options)
+params = SamplingParams(temperature=0, max_tokens=8)
+out = llm.generate({{"prompt_token_ids": list(range(5, 105))}}, params, use_tqdm=False)
 loaded = sorted(name for name in sys.modules if name.startswith("vllm_std"))
 print("RESULT", out[0].outputs[0].token_ids, loaded)
 """
 
     def run(plugins: str) -> tuple[str, str]:
-        import os
-
         env = os.environ | {"VLLM_PLUGINS": plugins}
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=300)
         assert done.returncode == 0, done.stderr[-2000:]

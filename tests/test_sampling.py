@@ -31,12 +31,12 @@ def sample(llm, first_seed: int, **params) -> tuple[np.ndarray, float | None]:
 
 
 def counts(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    """[2, categories] of one token position; tokens seen fewer than 20 times in both samples together share one."""
+    """[2, categories] of one token position; tokens seen fewer than 60 times in both samples together share one."""
     both = collections.Counter(ours.tolist()) + collections.Counter(theirs.tolist())
-    often = sorted(token for token, count in both.items() if count >= 20)
+    often = sorted(token for token, count in both.items() if count >= 60)
     table = np.array([[(side == token).sum() for token in often] for side in (ours, theirs)])
     rest = N - table.sum(1, keepdims=True)
-    return np.hstack([table, rest]) if rest.sum() >= 20 else table
+    return np.hstack([table, rest]) if rest.sum() >= 60 else table
 
 
 def p_value(ours: np.ndarray, theirs: np.ndarray) -> float:
@@ -72,11 +72,11 @@ def test_tokens_are_distributed_as_plain_vllms(plain_samples, std_samples, name)
 
 
 def test_the_tests_have_power(plain_samples):
-    """They see 15 % of answers moved to the commonest token, at the second position, in nine of ten runs."""
+    """They see 20 % of answers moved to the commonest token, at the second position, in eight of ten runs."""
     for name, tokens in plain_samples.items():
         shares = counts(tokens[:, 0], tokens[:, 0])[0] / N
-        print(f"\n{name}: {len(shares)} categories, power against 15 % moved: {power(shares, 0.15):.3f}")
-        assert power(shares, 0.15) > 0.9
+        print(f"\n{name}: {len(shares)} categories, power against 20 % moved: {power(shares, 0.2):.3f}")
+        assert power(shares, 0.2) > 0.8
 
 
 def test_a_sampler_that_accepts_every_draft_is_caught(engines, models, plain_samples):

@@ -40,7 +40,11 @@ def test_a_streamed_answer_about_a_video_is_right_and_counted(server, tmp_path, 
 
 
 def test_one_line_says_what_std_will_do(server):
-    lines = {line[line.index("std: the target") :] for line in server[1].read_text().splitlines() if "std: the target" in line}
+    lines = {
+        line[line.index("std: the target") :]
+        for line in server[1].read_text().splitlines()
+        if "std: the target" in line
+    }
     (line,) = lines
     for part in ("5 tokens a round", "160 tokens", "5 blocks of 32", "selection=verify", "all 8 attention", "CPU_ATTN"):
         assert part in line

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal, get_args
 
-from pydantic import Field, field_validator
+from pydantic import field_validator
 from vllm.config import SpeculativeConfig
 from vllm.config.speculative import DraftSampleMethod, RejectionSampleMethod
 from vllm.config.utils import config
@@ -62,7 +62,9 @@ class StdConfig(SpeculativeConfig):
         if self.top_k is None:
             self.top_k = min(DEFAULT_TOP_K, limit)
         if self.top_k > limit:
-            raise ValueError(f"top_k={self.top_k} is more than max_model_len={limit}; use a top_k of at most {limit} tokens.")
+            raise ValueError(
+                f"top_k={self.top_k} is more than max_model_len={limit}; use a top_k of at most {limit} tokens."
+            )
 
     def uses_draft_model(self) -> bool:
         # Makes the scheduler reserve num_speculative_tokens lookahead slots (VllmConfig.num_lookahead_tokens).

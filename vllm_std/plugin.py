@@ -12,7 +12,10 @@ def register() -> None:
     except (ImportError, AttributeError) as missing:
         logging.getLogger("vllm").warning(
             "vllm-std %s: speculative method 'std' is not available, because vLLM %s lacks a seam (%s); "
-            "vLLM itself is not affected.", _version(), seams.vllm_version(), missing
+            "vLLM itself is not affected.",
+            _version(),
+            seams.vllm_version(),
+            missing,
         )
 
 

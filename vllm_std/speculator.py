@@ -175,7 +175,7 @@ class StdSpeculator(worker.TargetDependentARSpeculator):
     def _select(self, input_batch, length: Tensor, num_rejected: Tensor, drafting: np.ndarray) -> None:
         """Fill the masked block tables of this round."""
         num_reqs = input_batch.num_reqs
-        if self.keys is None:
+        if self.keys is None and self.policy.needs_queries:
             self.keys = worker.KeyReader(self.layer_list[0])
         base = self.block_tables.input_block_tables[self.group.kv_cache_group_id][:num_reqs]
         base = self.group.map_to_kernel_block_table(base)
@@ -258,7 +258,7 @@ class StdSpeculator(worker.TargetDependentARSpeculator):
         return hidden, hidden
 
     def _positions(self, num_tokens: int) -> Tensor:
-        """[tokens], or [rope dimensions, tokens] where the model has M-RoPE: text runs on at the request's own offset."""
+        """[tokens], or [rope dimensions, tokens] with M-RoPE: text runs on at the request's own offset."""
         positions = self.input_buffers.positions[:num_tokens]
         if self.mrope_positions is None:
             return positions

@@ -1,8 +1,9 @@
 """The seam ledger: every place where vllm-std touches the inside of vLLM, and nothing else does.
 
 Each entry says what is replaced or read, why vLLM's public surface is not enough, where upstream discusses it, and
-when the entry can go. What the draft loop imports from a worker stands in `seams.worker`. `install()` is re-entrant and cheap: it wraps functions that fall through to vLLM's own unless
-the speculative method is `std`. A seam that is missing makes one sentence at start-up, never a trace in mid-request.
+when the entry can go. What the draft loop imports from a worker stands in `seams.worker`. `install()` is re-entrant and
+cheap: it wraps functions that fall through to vLLM's own unless the speculative method is `std`. A seam that is missing
+makes one sentence at start-up, never a trace in mid-request.
 """
 
 import functools
@@ -162,7 +163,9 @@ def _create_speculative_config(plain, self, *args, **kwargs):
         if value is None:
             continue
         if given.get(key, value) != value:
-            raise ValueError(f"speculative option {key} is given twice: {value!r} and {given[key]!r}; give one of them.")
+            raise ValueError(
+                f"speculative option {key} is given twice: {value!r} and {given[key]!r}; give one of them."
+            )
         given[key] = value
     return StdConfig.from_options(given, *args, **kwargs)
 
@@ -183,7 +186,9 @@ def _init_speculator(plain, vllm_config, device, *args, **kwargs):
     try:
         from vllm_std.speculator import StdSpeculator
     except ImportError as error:
-        raise ValueError(f"speculative method 'std' cannot start: vLLM {vllm_version()} lacks a seam ({error}).") from None
+        raise ValueError(
+            f"speculative method 'std' cannot start: vLLM {vllm_version()} lacks a seam ({error})."
+        ) from None
     return StdSpeculator(vllm_config, device)
 
 

@@ -6,8 +6,10 @@ from torch import Tensor
 from vllm_std.selection.base import Observation
 
 
-def block_attention_bytes(max_length: int, window: int, heads: int, kv_heads: int, head_size: int, itemsize: int) -> int:
-    """Most memory `block_attention` takes at once: a layer's keys, as cached and in float32, and three maps of logits."""
+def block_attention_bytes(
+    max_length: int, window: int, heads: int, kv_heads: int, head_size: int, itemsize: int
+) -> int:
+    """Most memory `block_attention` takes at once: keys of a layer, as cached and in float32; three maps of logits."""
     return max_length * (kv_heads * head_size * (itemsize + 4) + 3 * 4 * heads * window)
 
 
