@@ -143,6 +143,7 @@ def _model_refusals(model):
         "a hybrid of attention and Mamba": model.is_hybrid,
         f"{' and '.join(sorted(kinds))} layers": bool(kinds),
         f"a sliding window of {window} tokens": window is not None,
+        "reference sliding window attention": getattr(model, "rswa_window", None) is not None,
     }
     for reason, applies in reasons.items():
         if applies:
