@@ -119,6 +119,8 @@ def _runtime_refusals(vllm_config):
             yield flag, getattr(parallel, size), f"use {flag} 1, and --tensor-parallel-size for more GPUs"
     if parallel.data_parallel_size > 1 and vllm_config.model_config.is_moe:
         yield "--data-parallel-size", parallel.data_parallel_size, "use 1 with a mixture of experts"
+    if parallel.enable_eplb:
+        yield "--enable-eplb", True, "start without it"
     if not vllm_config.use_v2_model_runner:
         yield "VLLM_USE_V2_MODEL_RUNNER", 0, "it drafts on Model Runner V2; unset the variable and install Triton"
     if vllm_config.lora_config is not None:
