@@ -135,7 +135,8 @@ class StdSpeculator(worker.TargetDependentARSpeculator):
         num_reqs = input_batch.num_reqs
         gamma = self.gamma if num_speculative_tokens is None else num_speculative_tokens
         skip_attn = dummy_run and skip_attn_for_dummy_run
-        drafting = ~input_batch.is_prefilling_np | self._prompt_done(input_batch)
+        prompt_done = self._prompt_done(input_batch)
+        drafting = ~input_batch.is_prefilling_np | prompt_done
         idle = not (dummy_run or drafting.any()) and self.dp_size == 1
         if gamma == 0 or idle:
             return self.draft_tokens[:num_reqs, 1:].fill_(-1)
@@ -146,7 +147,7 @@ class StdSpeculator(worker.TargetDependentARSpeculator):
         if is_profile:
             self._reserve_selection()
         if not dummy_run:
-            self._select(input_batch, length, num_rejected, drafting)
+            self._select(input_batch, length, num_rejected, drafting, prompt_done)
         if not skip_attn:
             bound = self._shorten(length, bound)
         self._draft(num_reqs, gamma, bound, dp_sync_state, skip_attn, is_profile)
@@ -172,7 +173,9 @@ class StdSpeculator(worker.TargetDependentARSpeculator):
         )  # fmt: skip
         return length
 
-    def _select(self, input_batch, length: Tensor, num_rejected: Tensor, drafting: np.ndarray) -> None:
+    def _select(
+        self, input_batch, length: Tensor, num_rejected: Tensor, drafting: np.ndarray, prompt_done: np.ndarray
+    ) -> None:
         """Fill the masked block tables of this round."""
         num_reqs = input_batch.num_reqs
         if self.keys is None and self.policy.needs_queries:
@@ -186,7 +189,7 @@ class StdSpeculator(worker.TargetDependentARSpeculator):
             max_length=input_batch.seq_lens_cpu_upper_bound[:num_reqs].numpy(),
             slots=self.idx_mapping[:num_reqs],
             drafting=drafting,
-            prompt_done=self._prompt_done(input_batch),
+            prompt_done=prompt_done,
             block_table=base,
             block_size=self.mask.block_size,
             keys=lambda layer, blocks: self.keys(self.layer_list[layer], blocks),

@@ -1,4 +1,4 @@
-"""Selection: which blocks are worth a draft's attention. One policy a file, one interface: `base.Policy`."""
+"""Selection: which blocks are worth a draft's attention. One interface: `base.Policy`."""
 
 from vllm_std.selection.base import Observation, Policy
 from vllm_std.selection.policies import POLICIES

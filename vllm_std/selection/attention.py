@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from vllm_std.mask import cdiv
 from vllm_std.selection.base import Observation
 
 
@@ -18,7 +19,7 @@ def block_attention(seen: Observation, row: int, out: Tensor) -> Tensor:
 
     row: the request's row in the batch. out: [layers, blocks] float32, written in place and returned.
     """
-    num_blocks = -(-int(seen.max_length[row]) // seen.block_size)
+    num_blocks = cdiv(int(seen.max_length[row]), seen.block_size)
     blocks = seen.block_table[row, :num_blocks]
     position = torch.arange(num_blocks * seen.block_size, device=out.device)
     unwritten = position >= seen.length[row]

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vllm_std.mask import cdiv
+
 
 @dataclass
 class Observation:
@@ -37,7 +39,7 @@ class Observation:
     @property
     def score_shape(self) -> tuple[int, int, int]:
         """(layers, requests, blocks that the longest of them can fill)."""
-        most = -(-int(self.max_length.max()) // self.block_size)
+        most = cdiv(int(self.max_length.max()), self.block_size)
         return self.queries.shape[0], self.length.shape[0], most
 
     def zeros(self) -> Tensor:
