@@ -3,6 +3,7 @@
 import functools
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from conftest import SIGN_MODEL
@@ -13,8 +14,9 @@ from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackendImpl, CPUAtte
 
 from vllm_std.mask import MaskShape
 from vllm_std.seams.worker import KeyReader
-from vllm_std.selection import Observation
-from vllm_std.selection.attention import block_attention
+from vllm_std.selection import KeySummaries, Observation, Ranking
+from vllm_std.selection.attention import all_queries, exact_mass, last_query, summarised_mass
+from vllm_std.selection.summaries import granule
 
 pytestmark = [pytest.mark.fast, pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU backend's kernels")]
 
@@ -35,7 +37,7 @@ def vllm_config():
 class Cache:
     """One attention layer over a paged cache, with requests of given lengths written into scattered blocks."""
 
-    def __init__(self, block_size, heads, head_size, dtype, lengths):
+    def __init__(self, block_size, heads, head_size, dtype, lengths, kind="auto"):
         torch.manual_seed(1)
         self.heads, self.kv_heads = heads
         self.block_size, self.head_size, self.dtype, self.lengths = block_size, head_size, dtype, lengths
@@ -45,12 +47,13 @@ class Cache:
         self.keys = [torch.randn(n, self.kv_heads, head_size).to(dtype) for n in lengths]
         self.values = [torch.randn(n, self.kv_heads, head_size).to(dtype) for n in lengths]
         with set_current_vllm_config(vllm_config()):
-            impl = CPUAttentionBackendImpl(self.heads, head_size, head_size**-0.5, self.kv_heads, None, None, "auto")
+            impl = CPUAttentionBackendImpl(self.heads, head_size, head_size**-0.5, self.kv_heads, None, None, kind)
         shape = (len(blocks) + 1, self.kv_heads, block_size, 2 * head_size)
-        isa = _get_attn_isa(dtype, block_size, head_size)
         self.layer = SimpleNamespace(
-            impl=impl, isa=isa, kv_cache=torch.zeros(shape, dtype=dtype), _k_scale_float=1.0, _v_scale_float=1.0
-        )
+            impl=impl, isa=_get_attn_isa(dtype, block_size, head_size, kv_cache_dtype=kind), dtype=dtype,
+            kv_cache=torch.zeros(shape, dtype=dtype if kind == "auto" else torch.uint8), kv_cache_dtype=kind,
+            _k_scale_float=1.0, _v_scale_float=1.0,
+        )  # fmt: skip
         for row, n in enumerate(lengths):
             position = torch.arange(n)
             slots = self.block_table[row, position // block_size].long() * block_size + position % block_size
@@ -86,11 +89,12 @@ def test_masked_attention_equals_attention_over_the_kept_tokens(block_size, head
     cache = Cache(block_size, heads, head_size, dtype, lengths)
     shape = MaskShape(block_size, sink=1, top=3, recent=block_size)
     length = torch.tensor(lengths) - 1  # verified before the token whose query this is
-    scores = torch.rand(1, len(lengths), cache.block_table.shape[1])
-    chosen = shape.choose(scores, length)
-    table = shape.table(chosen, cache.block_table, length, shape.width(1))[0]
+    rows, ranking = torch.arange(len(lengths)), Ranking(shape, 1, len(lengths), None, torch.device("cpu"))
+    ranking.remember(0, rows, torch.rand(len(lengths), cache.block_table.shape[1]), length)
+    chosen, budget = ranking.choose(rows, length)
+    table = shape.table(chosen, budget, cache.block_table, length, shape.width(1))[0]
     query = torch.randn(len(lengths), heads[0], head_size).to(dtype)
-    masked = (torch.tensor(lengths) - shape.dropped_tokens(length)).int()
+    masked = (torch.tensor(lengths) - shape.dropped_tokens(length, budget)).int()
     out = cache.attend(query, table, masked)
     for row, n in enumerate(lengths):
         physical = table[row, : -(-int(masked[row]) // block_size)].tolist()
@@ -112,19 +116,117 @@ def test_keys_come_back_as_they_were_written(block_size, heads, head_size, dtype
     assert not cache.layer.kv_cache[0].any(), "the null block is left as it was"
 
 
-@pytest.mark.parametrize("block_size,heads,head_size,dtype", GRID[::7])
-def test_block_attention_is_the_attention_mass_of_each_block(block_size, heads, head_size, dtype):
-    n, window, verified = 4 * block_size + 9, 6, 4
-    cache = Cache(block_size, heads, head_size, dtype, [n])
-    queries = torch.randn(1, 1, window, heads[0], head_size).to(dtype)
-    seen = Observation(
-        queries=queries, num_queries=torch.tensor([verified]), length=torch.tensor([n]),
-        max_length=torch.tensor([n + 3]).numpy(), slots=torch.tensor([0]), drafting=torch.tensor([True]).numpy(),
-        prompt_done=torch.tensor([False]).numpy(), block_table=cache.block_table, block_size=block_size,
-        keys=lambda _, blocks: KeyReader(cache.layer)(cache.layer, blocks), scales=[head_size**-0.5],
-    )  # fmt: skip
-    got = block_attention(seen, 0, out=seen.zeros()[:, 0])[0]
-    keys = cache.keys[0].double().repeat_interleave(heads[0] // heads[1], 1)
-    logits = torch.einsum("whd,khd->whk", queries[0, 0, :verified].double(), keys) * head_size**-0.5
-    mass = torch.nn.functional.pad(logits.softmax(-1).sum((0, 1)), (0, len(got) * block_size - n))
-    torch.testing.assert_close(got.double(), mass.view(-1, block_size).sum(1), atol=1e-4, rtol=1e-4)
+@pytest.mark.parametrize("kind", ["fp8", "fp8_e4m3", "fp8_e5m2"])
+@pytest.mark.parametrize("scale", [1.0, 0.05])
+def test_keys_of_a_quantised_cache_come_back_rounded(kind, scale):
+    cache = Cache(32, (4, 2), 64, torch.bfloat16, [96], kind)
+    read = KeyReader(cache.layer)
+    cache.layer._k_scale_float = scale
+    slots = torch.arange(32 * int(cache.block_table[0, 0]), 32 * int(cache.block_table[0, 0]) + 32)
+    cache.layer.impl.do_kv_cache_update(
+        cache.layer, cache.keys[0][:32], cache.values[0][:32], cache.layer.kv_cache, slots
+    )
+    keys = read(cache.layer, cache.block_table[0, :1])[0].transpose(0, 1).float()
+    step = 2 ** -(2 if kind == "fp8_e5m2" else 3)
+    torch.testing.assert_close(keys, cache.keys[0][:32].float(), rtol=step, atol=scale * 2**-6)
+
+
+@pytest.mark.parametrize("order", ["LBNHC", "LBHNC", "BLNHC"])
+def test_keys_are_read_whatever_the_memory_order(order):
+    """The logical cache is [blocks, KV heads, block size, 2 * head size]; only its strides differ."""
+    blocks, layers, heads, block_size, size = 9, 2, 3, 16, 32
+    sizes = {"L": layers, "B": blocks, "N": block_size, "H": heads, "C": 2 * size}
+    memory = torch.zeros([sizes[letter] for letter in order])
+    cache = memory.permute([order.index(letter) for letter in "LBHNC"])[1]
+
+    def update(layer, keys, values, cache, slots):
+        cache.transpose(1, 2)[slots // block_size, slots % block_size] = torch.cat([keys, values], -1)
+
+    impl = SimpleNamespace(do_kv_cache_update=update)
+    layer = SimpleNamespace(impl=impl, kv_cache=cache, dtype=torch.float32, kv_cache_dtype="auto", _k_scale_float=1.0)
+    read, keys = KeyReader(layer), torch.randn(2 * block_size, heads, size)
+    update(layer, keys, keys, cache, torch.arange(4 * block_size, 6 * block_size))
+    assert read.plain
+    assert torch.equal(read(layer, torch.tensor([4, 5])).transpose(1, 2).flatten(0, 1), keys)
+
+
+class Seen:
+    """Requests with queries over a `Cache`, and their attention in float64."""
+
+    def __init__(self, block_size, heads, head_size, dtype, top=2):
+        torch.manual_seed(2)
+        lengths, window, self.verified = [4 * block_size + 9, 9 * block_size - 1, 12 * block_size], 6, [4, 1, 6]
+        self.cache = cache = Cache(block_size, heads, head_size, dtype, lengths)
+        self.queries = torch.randn(1, len(lengths), window, heads[0], head_size).to(dtype)
+        read, granules = KeyReader(cache.layer), block_size // granule(block_size)
+
+        def keys(_, blocks):
+            return read(cache.layer, blocks)
+
+        shape = (1, len(cache.layer.kv_cache), cache.kv_heads, granules, head_size)
+        self.summaries = KeySummaries(shape, dtype, torch.device("cpu"))
+        for row, n in enumerate(lengths):
+            self.summaries.update(keys, cache.block_table[row, : n // block_size])
+        self.observation = Observation(
+            queries=self.queries, num_queries=torch.tensor(self.verified), length=torch.tensor(lengths),
+            max_length=np.array(lengths) + 3, slots=torch.arange(3), slots_np=np.arange(3),
+            drafting=np.ones(3, bool), prompt_done=np.zeros(3, bool), block_table=cache.block_table, keys=keys, means=self.summaries.means,
+            mask=MaskShape(block_size, sink=1, top=top, recent=block_size), scales=[head_size**-0.5],
+        )  # fmt: skip
+
+    def logits(self, row: int, rows) -> torch.Tensor:
+        """[queries, heads, keys] float64."""
+        keys = self.cache.keys[row].double().repeat_interleave(self.cache.heads // self.cache.kv_heads, 1)
+        return torch.einsum("whd,khd->whk", self.queries[0, row, rows].double(), keys) * keys.shape[-1] ** -0.5
+
+    def by_block(self, mass: torch.Tensor) -> torch.Tensor:
+        """[keys] -> [blocks of the observation]"""
+        room = self.observation.num_blocks * self.cache.block_size
+        return torch.nn.functional.pad(mass, (0, room - len(mass))).view(-1, self.cache.block_size).sum(1)
+
+
+@pytest.mark.parametrize("block_size,heads,head_size,dtype", GRID[::5])
+@pytest.mark.parametrize("observed", [last_query, all_queries])
+def test_exact_mass_is_the_attention_of_the_verified_queries(block_size, heads, head_size, dtype, observed):
+    seen = Seen(block_size, heads, head_size, dtype)
+    got = exact_mass(seen.observation, 0, *observed(seen.observation, 0))
+    for row, verified in enumerate(seen.verified):
+        rows = slice(verified - 1, verified) if observed is last_query else slice(verified)
+        mass = seen.logits(row, rows).softmax(-1).sum((0, 1))
+        torch.testing.assert_close(got[row].double(), seen.by_block(mass), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("block_size,heads,head_size,dtype", GRID[::5])
+def test_summaries_are_the_mean_keys_of_complete_granules(block_size, heads, head_size, dtype):
+    seen = Seen(block_size, heads, head_size, dtype)
+    size = granule(block_size)
+    for row, n in enumerate(seen.cache.lengths):
+        complete = n // block_size
+        keys = seen.cache.keys[row][: complete * block_size].float().unflatten(0, (complete, -1, size)).mean(2)
+        means = seen.summaries.means[0, seen.cache.block_table[row, :complete].long()].transpose(1, 2)
+        assert torch.equal(means, keys.to(dtype))
+
+
+@pytest.mark.parametrize("at_once", [1, 2**16])
+@pytest.mark.parametrize("block_size,heads,head_size,dtype", GRID[::5])
+def test_summarised_mass_reads_the_best_blocks_and_estimates_the_others(
+    block_size, heads, head_size, dtype, at_once, monkeypatch
+):
+    """Against a plain reading in float64: means everywhere, keys for the 2 * top best-looking candidates."""
+    monkeypatch.setattr("vllm_std.selection.attention.AT_ONCE", at_once)
+    seen = Seen(block_size, heads, head_size, dtype)
+    got = summarised_mass(seen.observation, 0)
+    for row, (n, verified) in enumerate(zip(seen.cache.lengths, seen.verified)):
+        complete, size = n // block_size, granule(block_size)
+        fine = seen.logits(row, slice(verified - 1, verified))[0, :, : complete * block_size]
+        means = seen.summaries.means[0, seen.cache.block_table[row, :complete].long()].double()
+        means = means.repeat_interleave(heads[0] // heads[1], 1)  # [blocks, heads, granules, size]
+        rough = torch.einsum("hd,bhgd->hbg", seen.queries[0, row, verified - 1].double(), means) * head_size**-0.5
+        rough = rough.repeat_interleave(size, -1).logsumexp(-1)
+        fine = fine.unflatten(1, (complete, -1)).logsumexp(-1)
+        looks = rough.softmax(-1).sum(0)
+        candidates = range(1, (n - block_size) // block_size)
+        read = sorted(candidates, key=lambda block: -looks[block])[:4]
+        rough[:, read] = fine[:, read]
+        torch.testing.assert_close(got[row, :complete].double(), rough.softmax(-1).sum(0), atol=2e-3, rtol=2e-3)
+        assert not got[row, complete:].any()

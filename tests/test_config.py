@@ -92,13 +92,17 @@ def test_the_scheduler_reserves_a_slot_for_every_drafted_token():
 
 BAD_OPTIONS = [
     *(("num_speculative_tokens", value, "whole number") for value in (0, -1, 2.0, "5", True, None, [5])),
-    *(("top_k", value, "whole number") for value in (0, -16, 0.5, "all", True)),
+    *(("top_k", value, "a share, 0 < top_k <= 1.0") for value in (0, -16, 0.0, 1.5, 512.0, "all", True, [0.5])),
     ("top_k", 10_000, "at most 1024"),
+    ("top_k_floor", 128, "give top_k as a share"),
+    *(("top_k_floor", value, "whole number") for value in (-1, 0.5)),
+    *(("coverage", value, "a share of attention") for value in (0.0, 1.0, 95, "most")),
+    *(("refresh", value, "whole number of rounds") for value in (0, 1.5)),
     ("top_k", 64, "leaves no block to choose"),
     *(("sink", value, "whole number") for value in (-1, 1.5)),
     *(("recent", value, "whole number") for value in (-1, "64")),
-    ("selection", "best", "verify, text, streaming, random"),
-    ("selection", ["verify"], "verify, text, streaming, random"),
+    ("selection", "best", "verify, exact, text, streaming, random"),
+    ("selection", ["verify"], "verify, exact, text, streaming, random"),
     ("rejection_sample_method", "fly", "standard, block, synthetic"),
     ("draft_sample_method", "beam", "greedy"),
     ("topk", 512, "no option topk"),
@@ -117,6 +121,27 @@ def test_bad_options_are_named_with_their_value(option, value, works):
     assert str(value) in message
 
 
+POINTLESS = [
+    ("refresh=4", "verify, exact or random", {"refresh": 4, "selection": "text"}),
+    ("coverage=0.9", "verify, exact or text", {"coverage": 0.9, "selection": "streaming"}),
+    ("top_k=0.05 of max_model_len=1024, 52 tokens,", "top_k >= 128", {"top_k": 0.05, "top_k_floor": 0}),
+]
+
+
+@pytest.mark.parametrize("named,works,options", POINTLESS, ids=[named for named, *_ in POINTLESS])
+def test_options_without_effect_are_refused(named, works, options):
+    with pytest.raises(ValueError, match=f"{named} .*{works}"):
+        python_args(block_size=32, speculative_config={"method": "std", **options}).create_engine_config()
+
+
+@pytest.mark.parametrize("argv", [["--speculative-config", '{"method": "std", "top_k": 0.25, "coverage": 0.9}'],
+                                  ["--speculative-config.method", "std", "--speculative-config.top_k", "0.25",
+                                   "--speculative-config.coverage", "0.9"]])  # fmt: skip
+def test_the_budget_may_be_a_share_of_the_context(argv):
+    config = speculative(serve_args(*argv))
+    assert (config.top_k, config.top_k_floor, config.coverage) == (0.25, 256, 0.9)
+
+
 def test_an_option_given_twice_is_refused():
     with pytest.raises(ValueError, match="given twice"):
         speculative(python_args(spec_tokens=3, speculative_config=OPTIONS))
@@ -126,7 +151,7 @@ def test_an_option_given_twice_is_refused():
 
 BAD_SETTINGS = [
     ("--pipeline-parallel-size=2", dict(pipeline_parallel_size=2)),
-    ("--kv-cache-dtype=fp8", dict(kv_cache_dtype="fp8")),
+    ("--kv-cache-dtype=int8_per_token_head", dict(kv_cache_dtype="int8_per_token_head")),
     ("--enable-lora=True", dict(enable_lora=True)),
     ("--attention-backend=TRITON_ATTN", dict(attention_backend="TRITON_ATTN")),
     ("--kv-transfer-config=OffloadingConnector", dict(kv_offloading_size=1.0, kv_offloading_backend="native")),

@@ -7,7 +7,7 @@ from tiny_models import SUPPORTED_TEXT, SUPPORTED_VIDEO, noise_video, video_prom
 from vllm.platforms import current_platform
 
 MIXED = token_prompts([45, 300, 1, 620, 97])
-POLICIES = ["verify", "text", "streaming", "random"]
+POLICIES = ["verify", "exact", "text", "streaming", "random"]
 
 
 @pytest.mark.fast
@@ -15,6 +15,20 @@ POLICIES = ["verify", "text", "streaming", "random"]
 def test_every_policy_in_a_batch_of_mixed_lengths(engines, plain, models, policy):
     expected = plain(models("llama"), MIXED)
     llm = engines(models("llama"), std(selection=policy))
+    with Acceptance(llm) as seen:
+        assert greedy(llm, MIXED) == expected
+    assert 0 < seen.accepted < seen.drafted
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    "options",
+    [{"top_k": 0.25, "top_k_floor": 96}, {"coverage": 0.7, "top_k": 256}, {"refresh": 3}, {"top_k": 0.5, "refresh": 2}],
+    ids=str,
+)
+def test_every_kind_of_budget(engines, plain, models, options):
+    expected = plain(models("llama"), MIXED)
+    llm = engines(models("llama"), std(**options))
     with Acceptance(llm) as seen:
         assert greedy(llm, MIXED) == expected
     assert 0 < seen.accepted < seen.drafted

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from vllm_std.mask import MaskShape
+from vllm_std.selection import Ranking
 
 pytestmark = pytest.mark.fast
 
@@ -11,11 +12,11 @@ SHAPES = [MaskShape(16, 1, 4, 32), MaskShape(32, 1, 1, 0), MaskShape(16, 0, 7, 4
 LENGTHS = [1, 15, 16, 17, 100, 129, 640, 1000, 4096]
 
 
-def kept_blocks(shape: MaskShape, scores: list[float], length: int) -> list[int]:
-    """Sink, the best `top` of what lies between, and all from the recent window on, in increasing order."""
+def kept_blocks(shape: MaskShape, scores: list[float], length: int, budget: int | None = None) -> list[int]:
+    """Sink, the best `budget` of what lies between, and all from the recent window on, in increasing order."""
     first_recent = max(length - shape.recent, 0) // shape.block_size
     between = range(min(shape.sink, first_recent), first_recent)
-    best = sorted(between, key=lambda block: -scores[block])[: shape.top]
+    best = sorted(between, key=lambda block: -scores[block])[: shape.top if budget is None else budget]
     return [*range(min(shape.sink, first_recent)), *sorted(best), *range(first_recent, length // shape.block_size + 1)]
 
 
@@ -27,11 +28,21 @@ def random_case(shape: MaskShape, lengths: list[int], layers: int = 3):
     return scores, block_table, torch.tensor(lengths)
 
 
+def masked(shape: MaskShape, scores, block_table, length, gamma=5, coverage=None):
+    """(table, budget) of requests scored just now."""
+    rows = torch.arange(len(length))
+    ranking = Ranking(shape, len(scores), len(length), coverage, torch.device("cpu"))
+    for layer, score in enumerate(scores):
+        ranking.remember(layer, rows, score, length)
+    chosen, budget = ranking.choose(rows, length)
+    return shape.table(chosen, budget, block_table, length, shape.width(gamma)), budget
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("lengths", [[n] for n in LENGTHS] + [LENGTHS])
 def test_table_holds_the_kept_blocks_in_order(shape, lengths):
     scores, block_table, length = random_case(shape, lengths)
-    table = shape.table(shape.choose(scores, length), block_table, length, shape.width(draft_length=5))
+    table, _ = masked(shape, scores, block_table, length)
     for layer in range(scores.shape[0]):
         for row, n in enumerate(lengths):
             blocks = kept_blocks(shape, scores[layer, row].tolist(), n)
@@ -42,9 +53,10 @@ def test_table_holds_the_kept_blocks_in_order(shape, lengths):
 def test_masked_length_counts_the_tokens_of_the_kept_blocks(shape):
     for n in LENGTHS:
         blocks = kept_blocks(shape, [0.0] * (n // shape.block_size + 1), n)
-        masked = n - int(shape.dropped_tokens(torch.tensor([n])))
-        assert masked == (len(blocks) - 1) * shape.block_size + n % shape.block_size
-        assert masked <= shape.max_length
+        length = torch.tensor([n])
+        kept = n - int(shape.dropped_tokens(length, shape.budget(length)))
+        assert kept == (len(blocks) - 1) * shape.block_size + n % shape.block_size
+        assert kept <= shape.max_length
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -52,31 +64,75 @@ def test_drafted_tail_continues_in_the_requests_own_blocks(shape):
     """The slots of gamma drafted tokens are where the masked table says the next tokens are."""
     gamma = 5
     scores, block_table, length = random_case(shape, LENGTHS)
-    table = shape.table(shape.choose(scores, length), block_table, length, shape.width(gamma))
+    table, budget = masked(shape, scores, block_table, length, gamma)
     for row, n in enumerate(LENGTHS):
-        masked = n - int(shape.dropped_tokens(length)[row])
+        kept = n - int(shape.dropped_tokens(length, budget)[row])
         for step in range(gamma):
-            here, there = (masked + step) // shape.block_size, (n + step) // shape.block_size
+            here, there = (kept + step) // shape.block_size, (n + step) // shape.block_size
             assert table[0, row, here] == block_table[row, there]
-            assert (masked + step) % shape.block_size == (n + step) % shape.block_size
+            assert (kept + step) % shape.block_size == (n + step) % shape.block_size
 
 
 def test_a_context_not_longer_than_the_mask_is_kept_whole():
-    shape = MaskShape.plan(top_k=512, sink=16, recent=64, block_size=16)
+    shape = MaskShape.plan(top_k=512, sink=16, recent=64, block_size=16, max_model_len=4096)
     length = torch.arange(1, 513)
-    assert shape.dropped_tokens(length).max() == 0
+    assert shape.dropped_tokens(length, shape.budget(length)).max() == 0
+
+
+@pytest.mark.parametrize("share,floor", [(0.05, 0), (0.125, 256), (1.0, 0)])
+def test_a_share_of_the_context_is_kept_and_no_less_than_the_floor(share, floor):
+    shape = MaskShape.plan(share, sink=16, recent=32, block_size=16, max_model_len=4096, floor=floor)
+    scores, block_table, length = random_case(shape, LENGTHS)
+    table, budget = masked(shape, scores, block_table, length)
+    for row, n in enumerate(LENGTHS):
+        tokens = (int(budget[row]) + shape.sink) * 16 + 32
+        assert tokens - 16 < max(share * n, floor, 64) <= tokens, "sink, recent window and one block are the least"
+        blocks = kept_blocks(shape, scores[0, row].tolist(), n, int(budget[row]))
+        assert table[0, row, : len(blocks)].tolist() == block_table[row, blocks].tolist()
+
+
+@pytest.mark.parametrize("coverage", [0.5, 0.9, 0.99])
+def test_coverage_keeps_as_few_blocks_as_hold_that_share_of_the_mass_in_every_layer(coverage):
+    shape = SHAPES[0]
+    scores, block_table, length = random_case(shape, [640, 1000])
+    written = torch.arange(scores.shape[-1]) <= length[:, None] // 16
+    scores = scores**8 * written  # some blocks hold most of it
+    _, budget = masked(shape, scores, block_table, length, coverage=coverage)
+    for row, n in enumerate(length.tolist()):
+        mass = scores[:, row].double()
+        shares = [
+            min(float(layer[kept_blocks(shape, layer.tolist(), n, keep)].sum() / layer.sum()) for layer in mass)
+            for keep in range(shape.top + 1)
+        ]
+        enough = [keep for keep, share in enumerate(shares) if share >= coverage]
+        assert int(budget[row]) == max(1, min(enough, default=shape.top))
+
+
+def test_what_left_the_recent_window_since_the_scoring_takes_the_place_of_the_lowest_ranked():
+    shape = MaskShape(16, sink=1, top=4, recent=32)
+    ranking = Ranking(shape, 1, 1, None, torch.device("cpu"))
+    row, scores = torch.tensor([0]), torch.zeros(1, 64)
+    scores[0, [5, 9, 20, 3]] = torch.tensor([4.0, 3.0, 2.0, 1.0])
+    ranking.remember(0, row, scores, torch.tensor([640]))  # the recent window begins in block 38
+    for length, expected in [
+        (640, [3, 5, 9, 20]),
+        (656, [5, 9, 20, 38]),
+        (688, [5, 38, 39, 40]),
+        (900, [50, 51, 52, 53]),
+    ]:
+        assert ranking.choose(row, torch.tensor([length]))[0].flatten().tolist() == expected
 
 
 @pytest.mark.parametrize("poison", [torch.nan, torch.inf, -torch.inf, 0.0])
 def test_senseless_scores_still_give_blocks_of_the_request(poison):
     shape, n = SHAPES[0], 1000
     scores, block_table, length = random_case(shape, [n])
-    table = shape.table(shape.choose(torch.full_like(scores, poison), length), block_table, length, shape.width(5))
+    table, _ = masked(shape, torch.full_like(scores, poison), block_table, length)
     assert set(table.flatten().tolist()) <= set(block_table[0].tolist())
 
 
 @pytest.mark.parametrize("top_k,block_size,least", [(32, 32, 128), (96, 32, 128), (128, 128, 384)])
 def test_a_budget_without_a_block_to_choose_is_refused(top_k, block_size, least):
     with pytest.raises(ValueError, match=f"top_k={top_k} .*blocks of {block_size} .*top_k >= {least}"):
-        MaskShape.plan(top_k, sink=16, recent=64, block_size=block_size)
-    assert MaskShape.plan(least, sink=16, recent=64, block_size=block_size).top == 1
+        MaskShape.plan(top_k, sink=16, recent=64, block_size=block_size, max_model_len=4096)
+    assert MaskShape.plan(least, sink=16, recent=64, block_size=block_size, max_model_len=4096).top == 1

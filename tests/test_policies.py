@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from vllm_std.mask import MaskShape
-from vllm_std.selection import POLICIES, Observation, QueryWindow
+from vllm_std.selection import POLICIES, Observation, QueryWindow, Ranking
 
 pytestmark = pytest.mark.fast
 
@@ -19,35 +19,34 @@ class Context:
     def __init__(self, lengths):
         torch.manual_seed(0)
         self.lengths = lengths
-        self.keys = torch.randn(LAYERS, len(lengths), 64 * BLOCK, KV_HEADS, SIZE)
+        self.cache = torch.randn(LAYERS, len(lengths) * 64, KV_HEADS, BLOCK, SIZE)
         self.queries = torch.randn(LAYERS, len(lengths), WINDOW, HEADS, SIZE)
+        self.ranking = Ranking(SHAPE, LAYERS, 8, None, torch.device("cpu"))
 
     def point_at(self, row: int, block: int) -> None:
-        target = self.keys[:, row, block * BLOCK + 3].repeat_interleave(HEADS // KV_HEADS, 1)
-        self.queries[:, row] = 3 * target[:, None]
+        key = self.cache[:, row * 64 + block, :, 3]
+        self.queries[:, row] = 3 * key.repeat_interleave(HEADS // KV_HEADS, 1)[:, None]
 
-    def seen(self, prompt_done=(False, False), drafting=(True, True)) -> Observation:
+    def seen(self) -> Observation:
         rows = len(self.lengths)
-
-        def keys(layer, blocks):
-            paged = self.keys[layer].view(rows * 64, BLOCK, KV_HEADS, SIZE)
-            return paged[blocks].transpose(1, 2)
-
         return Observation(
             queries=self.queries, num_queries=torch.full((rows,), WINDOW), length=torch.tensor(self.lengths),
-            max_length=np.array(self.lengths), slots=torch.arange(rows), drafting=np.array(drafting),
-            prompt_done=np.array(prompt_done), block_table=torch.arange(64 * rows).view(rows, 64), block_size=BLOCK,
-            keys=keys, scales=[SIZE**-0.5] * LAYERS,
+            max_length=np.array(self.lengths), slots=torch.arange(rows), slots_np=np.arange(rows),
+            drafting=np.ones(rows, bool), prompt_done=np.zeros(rows, bool), block_table=torch.arange(64 * rows).view(rows, 64),
+            keys=lambda layer, blocks: self.cache[layer, blocks], means=self.cache.mean(3, keepdim=True), mask=SHAPE,
+            scales=[SIZE**-0.5] * LAYERS,
         )  # fmt: skip
 
-    def chosen(self, policy, **kwargs) -> torch.Tensor:
-        """[layers, requests, top] block indices."""
-        seen = self.seen(**kwargs)
-        return SHAPE.choose(policy.score(seen), seen.length)
-
-
-def policy(name: str):
-    return POLICIES[name](max_num_reqs=8, num_layers=LAYERS, top=SHAPE.sink + SHAPE.top, device=torch.device("cpu"))
+    def choose(self, policy, refresh=1) -> torch.Tensor:
+        """A round of both requests: [layers, requests, top] block indices."""
+        slots = torch.arange(len(self.lengths))
+        due = policy.due(self.ranking.rounds[: len(slots)], refresh)
+        self.ranking.rounds += 1
+        if due.any():
+            seen = self.seen().of(due)
+            for layer in range(LAYERS):
+                self.ranking.remember(layer, seen.slots, policy.score(seen, layer), seen.length)
+        return self.ranking.choose(slots, torch.tensor(self.lengths))[0]
 
 
 @pytest.fixture
@@ -55,48 +54,57 @@ def context() -> Context:
     return Context([400, 330])
 
 
-def test_verify_follows_the_queries(context):
-    verify = policy("verify")
+@pytest.mark.parametrize("name", ["verify", "exact"])
+def test_the_mask_follows_the_query_verified_last(context, name):
     for block in (5, 17, 9):
         context.point_at(0, block)
         context.point_at(1, block - 2)
-        chosen = context.chosen(verify)
+        context.queries[:, :, : WINDOW - 1] = 0
+        chosen = context.choose(POLICIES[name])
         assert (chosen[:, 0] == block).any(-1).all() and (chosen[:, 1] == block - 2).any(-1).all()
 
 
-def test_text_is_decided_by_the_end_of_the_prompt(context):
-    text = policy("text")
+def test_refresh_keeps_a_choice_for_so_many_rounds_and_counts_them_by_request(context):
     context.point_at(0, 5)
-    first = context.chosen(text, prompt_done=(True, True))
+    context.ranking.rounds[1] = 2
+    first = context.choose(POLICIES["verify"], refresh=3)
+    assert (context.ranking.blocks[:, 1] == context.ranking.blocks[:, 7]).all(), "the second is not due"
+    context.point_at(0, 17)
+    for _ in range(2):
+        assert torch.equal(context.choose(POLICIES["verify"], refresh=3)[:, 0], first[:, 0])
+    assert (context.choose(POLICIES["verify"], refresh=3)[:, 0] == 17).any(-1).all()
+
+
+def test_text_is_decided_by_the_end_of_the_prompt(context):
+    context.point_at(0, 5)
+    first = context.choose(POLICIES["text"])
     assert (first[:, 0] == 5).any(-1).all()
     context.point_at(0, 17)
-    assert torch.equal(context.chosen(text), first)
+    assert torch.equal(context.choose(POLICIES["text"]), first)
 
 
 def test_text_keeps_what_was_generated_in_place_of_its_lowest_ranked(context):
-    text = policy("text")
     context.point_at(0, 5)
-    context.chosen(text, prompt_done=(True, True))
-    context.lengths = [400 + 4 * BLOCK, 330]
-    chosen = context.chosen(text)[:, 0]
-    prompt_blocks, recent = 400 // BLOCK, (400 + 3 * BLOCK) // BLOCK
-    assert all(set(range(prompt_blocks, recent)) <= set(layer.tolist()) for layer in chosen)
+    context.choose(POLICIES["text"])
+    before, context.lengths = (400 - BLOCK) // BLOCK, [400 + 2 * BLOCK, 330]
+    for layer in context.choose(POLICIES["text"])[:, 0].tolist():
+        assert layer == [5, before, before + 1]
 
 
 def test_a_row_of_the_batch_may_come_back_as_another_request(context):
-    text = policy("text")
     context.point_at(0, 5)
-    context.chosen(text, prompt_done=(True, True))
+    context.choose(POLICIES["text"])
     context.point_at(0, 17)
-    assert (context.chosen(text, prompt_done=(True, False))[:, 0] == 17).any(-1).all()
+    context.ranking.rounds[0] = 0
+    assert (context.choose(POLICIES["text"])[:, 0] == 17).any(-1).all()
 
 
 def test_streaming_keeps_the_latest_blocks(context):
-    assert context.chosen(policy("streaming"))[0, 0].tolist() == [21, 22, 23]  # 24 opens the recent window
+    assert context.choose(POLICIES["streaming"])[0, 0].tolist() == [21, 22, 23]  # 24 opens the recent window
 
 
 def test_random_draws_anew_for_each_layer_and_round(context):
-    draws = [context.chosen(policy("random")) for _ in range(8)]
+    draws = [context.choose(POLICIES["random"]) for _ in range(8)]
     assert len({tuple(draw.flatten().tolist()) for draw in draws}) > 1
     assert any(not torch.equal(draw[0], draw[1]) for draw in draws)
 

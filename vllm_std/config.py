@@ -9,8 +9,9 @@ from vllm.config.utils import config
 
 from vllm_std.mask import MaskShape
 
-SelectionPolicy = Literal["verify", "text", "streaming", "random"]
-DEFAULT_TOP_K = 1024
+SelectionPolicy = Literal["verify", "exact", "text", "streaming", "random"]
+DEFAULT_TOP_K, DEFAULT_FLOOR = 1024, 256
+CACHE_DTYPES = ("auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2")
 BACKENDS = ("FLASH_ATTN", "CPU_ATTN")
 
 
@@ -21,12 +22,21 @@ class StdConfig(SpeculativeConfig):
     method: Literal["std"] = "std"
     num_speculative_tokens: int = 5
     """Draft length (gamma): tokens drafted before each dense pass. At least 1."""
-    top_k: int = None  # type: ignore[assignment]
-    """Tokens of context a draft step attends to, sink and recent window included, rounded up to KV blocks.
+    top_k: int | float = None  # type: ignore[assignment]
+    """Context a draft step attends to, sink and recent window included, rounded up to KV blocks: tokens, or as a number
+    with a decimal point, 0 < top_k <= 1.0, the share of each request's context.
     Default: 1024 as in the paper, or all of a shorter `--max-model-len`."""
+    top_k_floor: int | None = None
+    """Least tokens that a share keeps. Default: 256."""
+    coverage: float | None = None
+    """Adaptive budget, 0 < coverage < 1: as few blocks as hold this share of the attention in every layer, at most
+    `top_k`. Default: always `top_k`."""
     selection: SelectionPolicy = "verify"
-    """Which blocks are kept: `verify` (re-scored every round by the tokens just verified), `text` (the paper's:
-    scored once by the end of the prompt), `streaming` (sink and recent only), `random` (a control)."""
+    """Which blocks are kept: `verify` (re-scored by the token just verified, from key summaries), `exact` (the same
+    from all keys: the ceiling, slow), `text` (the paper's: scored once by the end of the prompt), `streaming` (sink and
+    recent only), `random` (a control)."""
+    refresh: int = 1
+    """Rounds from one scoring to the next, for `verify`, `exact` and `random`."""
     sink: int = 16
     """Tokens at the start of the context that are always kept, rounded up to KV blocks."""
     recent: int = 64
@@ -38,8 +48,8 @@ class StdConfig(SpeculativeConfig):
     """vLLM's own; `fly` is refused, because it is lossy."""
 
     OPTIONS = (
-        "num_speculative_tokens", "top_k", "selection", "sink", "recent", "draft_sample_method",
-        "rejection_sample_method", "synthetic_acceptance_rates", "synthetic_acceptance_length",
+        "num_speculative_tokens", "top_k", "top_k_floor", "coverage", "selection", "refresh", "sink", "recent",
+        "draft_sample_method", "rejection_sample_method", "synthetic_acceptance_rates", "synthetic_acceptance_length",
     )  # fmt: skip
 
     @classmethod
@@ -65,6 +75,26 @@ class StdConfig(SpeculativeConfig):
             raise ValueError(
                 f"top_k={self.top_k} is more than max_model_len={limit}; use a top_k of at most {limit} tokens."
             )
+        share = isinstance(self.top_k, float)
+        _refuse("top_k_floor", self.top_k_floor, not share, "give top_k as a share of the context, such as 0.05")
+        if share and self.top_k_floor is None:
+            self.top_k_floor = min(DEFAULT_FLOOR, limit)
+        fixed = self.selection in ("text", "streaming")
+        _refuse("refresh", self.refresh, fixed and self.refresh != 1, "use selection verify, exact or random")
+        unscored = self.selection in ("streaming", "random")
+        _refuse("coverage", self.coverage, unscored, "use selection verify, exact or text")
+
+    def mask_shape(self, block_size: int) -> MaskShape:
+        """Raises ValueError where blocks of so many tokens leave none to choose."""
+        limit = self.target_model_config.max_model_len
+        return MaskShape.plan(self.top_k, self.sink, self.recent, block_size, limit, self.top_k_floor or 0)
+
+    def changed(self, **options) -> "StdConfig":
+        """The same with other options, checked as at start-up."""
+        given = {option: getattr(self, option) for option in self.OPTIONS} | options
+        if "top_k" in options and "top_k_floor" not in options:
+            given["top_k_floor"] = None
+        return StdConfig.from_options(given, self.target_model_config, self.target_parallel_config)
 
     def uses_draft_model(self) -> bool:
         # Makes the scheduler reserve num_speculative_tokens lookahead slots (VllmConfig.num_lookahead_tokens).
@@ -74,12 +104,30 @@ class StdConfig(SpeculativeConfig):
     def max_num_new_slots_for_drafting(self) -> int:
         return 0
 
-    @field_validator("num_speculative_tokens", "top_k", "sink", "recent", mode="before")
+    @field_validator("top_k", mode="before")
     @classmethod
-    def _whole_number(cls, value: Any, info) -> int:
-        least = 0 if info.field_name in ("sink", "recent") else 1
+    def _tokens_or_share(cls, value: Any) -> int | float:
+        whole, share = type(value) is int and value >= 1, type(value) is float and 0 < value <= 1
+        if not (whole or share):
+            raise ValueError(f"top_k={value!r} is neither a whole number of tokens >= 1 nor a share, 0 < top_k <= 1.0.")
+        return value
+
+    @field_validator("coverage", mode="before")
+    @classmethod
+    def _share(cls, value: Any) -> float | None:
+        if value is not None and not (type(value) is float and 0 < value < 1):
+            raise ValueError(f"coverage={value!r} is not a share of attention, 0 < coverage < 1.")
+        return value
+
+    @field_validator("num_speculative_tokens", "top_k_floor", "sink", "recent", "refresh", mode="before")
+    @classmethod
+    def _whole_number(cls, value: Any, info) -> int | None:
+        if value is None and info.field_name == "top_k_floor":
+            return None
+        least = 0 if info.field_name in ("sink", "recent", "top_k_floor") else 1
         if type(value) is not int or value < least:
-            raise ValueError(f"{info.field_name}={value!r} is not a whole number of tokens >= {least}.")
+            unit = "rounds" if info.field_name == "refresh" else "tokens"
+            raise ValueError(f"{info.field_name}={value!r} is not a whole number of {unit} >= {least}.")
         return value
 
     @field_validator("selection", mode="before")
@@ -99,6 +147,11 @@ def _one_of(option: str, value: Any, known: tuple[str, ...]) -> str:
     return value
 
 
+def _refuse(option: str, value: Any, meaningless: bool, works: str) -> None:
+    if meaningless and value is not None:
+        raise ValueError(f"{option}={value} has no effect with these options: {works}.")
+
+
 FULL_ATTENTION = "use a decoder in which every layer attends to the full context (Llama, Qwen2, Qwen3, Qwen2-VL, ...)"
 
 
@@ -108,7 +161,7 @@ def refuse_unsupported(vllm_config) -> None:
         raise ValueError(f"speculative method 'std' does not support {option}={value}: {works}.")
     options, block_size = vllm_config.speculative_config, vllm_config.cache_config.block_size
     if block_size:  # else the attention backend chooses it, and the worker checks
-        MaskShape.plan(options.top_k, options.sink, options.recent, block_size)
+        options.mask_shape(block_size)
 
 
 def _runtime_refusals(vllm_config):
@@ -127,8 +180,8 @@ def _runtime_refusals(vllm_config):
         yield "--enable-lora", True, "serve the merged model instead"
     if vllm_config.kv_transfer_config is not None:
         yield "--kv-transfer-config", vllm_config.kv_transfer_config.kv_connector, "start without a KV connector"
-    if cache.cache_dtype not in ("auto", "bfloat16", "float16"):
-        yield "--kv-cache-dtype", cache.cache_dtype, "use auto"
+    if cache.cache_dtype not in CACHE_DTYPES:
+        yield "--kv-cache-dtype", cache.cache_dtype, f"use {', '.join(CACHE_DTYPES)}"
     backend = vllm_config.attention_config.backend
     if backend is not None and backend.name not in BACKENDS:
         yield "--attention-backend", backend.name, f"use {' or '.join(BACKENDS)}"

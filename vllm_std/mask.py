@@ -23,32 +23,43 @@ class MaskShape:
     """The part of the mask that does not depend on scores.
 
     block_size: tokens in one KV block of the attention kernel.
-    sink, top: blocks kept at the start of the context, and blocks chosen by score between sink and recent window.
+    sink, top: blocks kept at the start of the context, and most blocks chosen between sink and recent window.
     recent: tokens before the drafted ones that are always kept, rounded up to blocks.
+    share, floor: where the budget is a share of the context, that share, and the least tokens of it; else 0.
     """
 
     block_size: int
     sink: int
     top: int
     recent: int
+    share: float = 0.0
+    floor: int = 0
 
     @classmethod
-    def plan(cls, top_k: int, sink: int, recent: int, block_size: int) -> "MaskShape":
-        """Split a budget of `top_k` tokens into blocks. Raises ValueError when no block is left to choose."""
+    def plan(
+        cls, top_k: int | float, sink: int, recent: int, block_size: int, max_model_len: int, floor: int = 0
+    ) -> "MaskShape":
+        """Split a budget into blocks. Raises ValueError when no block is left to choose.
+
+        top_k: tokens, or as a float the share of a request's context, which is then at least `floor` tokens.
+        """
         sink_blocks, recent_blocks = cdiv(sink, block_size), cdiv(recent, block_size)
-        top = cdiv(top_k, block_size) - sink_blocks - recent_blocks
+        share = top_k if isinstance(top_k, float) else 0.0
+        tokens = max(floor, cdiv(int(share * max_model_len * 1024), 1024)) if share else top_k
+        top = cdiv(tokens, block_size) - sink_blocks - recent_blocks
         if top < 1:
             least = (sink_blocks + recent_blocks + 1) * block_size
+            given = f"top_k={top_k}" + (f" of max_model_len={max_model_len}, {tokens} tokens," if share else "")
             raise ValueError(
-                f"top_k={top_k} leaves no block to choose: with KV blocks of {block_size} tokens, sink={sink} and "
+                f"{given} leaves no block to choose: with KV blocks of {block_size} tokens, sink={sink} and "
                 f"recent={recent} already take {least - block_size} tokens. Use top_k >= {least}, or a smaller "
                 f"sink, recent or --block-size."
             )
-        return cls(block_size, sink_blocks, top, recent)
+        return cls(block_size, sink_blocks, top, recent, share, floor)
 
     @property
     def num_blocks(self) -> int:
-        """Blocks of the budget: sink + top-K + full blocks of the recent window."""
+        """Blocks of the largest budget: sink + top-K + full blocks of the recent window."""
         return self.sink + self.top + cdiv(self.recent, self.block_size)
 
     def width(self, draft_length: int) -> int:
@@ -60,39 +71,38 @@ class MaskShape:
         """Most verified tokens a masked request can hold."""
         return (self.sink + self.top + 1) * self.block_size + self.recent
 
+    def budget(self, length: Tensor) -> Tensor:
+        """[reqs] int64 blocks that may be chosen; at least one, so that a small share still follows the answer."""
+        if not self.share:
+            return torch.full_like(length, self.top, dtype=torch.int64)
+        tokens = (length.double() * self.share).clamp(min=self.floor)
+        blocks = (tokens / self.block_size).ceil().long()
+        return (blocks - self.sink - cdiv(self.recent, self.block_size)).clamp(1, self.top)
+
     def first_recent(self, length: Tensor) -> Tensor:
         """[reqs] index of the block in which the recent window begins; `length`: [reqs] verified tokens."""
         return (length - self.recent).clamp(min=0) // self.block_size
 
-    def dropped_tokens(self, length: Tensor) -> Tensor:
+    def candidates(self, length: Tensor, num_blocks: int) -> Tensor:
+        """[reqs, num_blocks] bool: the blocks between sink and recent window."""
+        index = torch.arange(num_blocks, device=length.device)
+        return (index >= self.sink) & (index < self.first_recent(length)[:, None])
+
+    def dropped_tokens(self, length: Tensor, budget: Tensor) -> Tensor:
         """[reqs] tokens the mask leaves out; what a draft step attends to is the true length less these."""
-        first_recent = self.first_recent(length)
-        return (first_recent - self.sink - self.top).clamp(min=0) * self.block_size
+        return (self.first_recent(length) - self.sink - budget).clamp(min=0) * self.block_size
 
-    def choose(self, scores: Tensor, length: Tensor) -> Tensor:
-        """The top-K blocks by score, in increasing order.
-
-        scores: [layers, reqs, blocks], any float dtype; only blocks between sink and recent window are candidates.
-        Returns [layers, reqs, top] int64 block indices within the request; `blocks` where candidates ran out.
-        """
-        num_blocks = scores.shape[-1]
-        index = torch.arange(num_blocks, device=scores.device)
-        candidate = (index >= self.sink) & (index < self.first_recent(length)[:, None])
-        scores = scores.masked_fill(~candidate, -torch.inf)
-        best = scores.topk(min(self.top, num_blocks), dim=-1)
-        chosen = best.indices.masked_fill(best.values == -torch.inf, num_blocks).sort(dim=-1).values
-        return torch.nn.functional.pad(chosen, (0, self.top - chosen.shape[-1]), value=num_blocks)
-
-    def table(self, chosen: Tensor, block_table: Tensor, length: Tensor, width: int) -> Tensor:
+    def table(self, chosen: Tensor, budget: Tensor, block_table: Tensor, length: Tensor, width: int) -> Tensor:
         """Masked block tables.
 
-        chosen: [layers, reqs, top] from `choose`; block_table: [reqs, blocks] int32, the request's own blocks.
+        chosen: [layers, reqs, top] block indices within the request, increasing, `budget` [reqs] of them in use;
+        block_table: [reqs, blocks] int32, the request's own blocks.
         Returns [layers, reqs, width] int32 block ids. Columns past the mask repeat blocks of the same request.
         """
         column = torch.arange(width, device=chosen.device)
         first_recent = self.first_recent(length)[:, None]
         sink = first_recent.clamp(max=self.sink)
-        kept = (first_recent - sink).clamp(max=self.top)
+        kept = (first_recent - sink).minimum(budget[:, None])
         rank = column - sink  # [reqs, width]: position among the chosen blocks
         logical = torch.where(rank < 0, column, first_recent + rank - kept)
         picked = chosen.gather(-1, rank.clamp(0, self.top - 1).expand(chosen.shape[0], -1, -1))

@@ -1,21 +1,23 @@
 """One round of sparse-to-dense drafting, top to bottom (paper section 3; vLLM's TargetDependentARSpeculator).
 
 begin     the token just sampled and its position, from what the target's dense pass and the sampler left behind
-select    score the request's own KV blocks with the queries of that pass; keep the best K of each layer
+select    summarise the blocks that the pass completed; score the request's own blocks with its queries; keep the
+          best K of each layer
 draft     gamma times: the target itself, one token per request, over the masked block tables; its K/V go into the
           reserved slots of the request's own blocks, where the next dense pass writes the same positions again
 """
 
+from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from vllm_std.mask import MaskShape
 from vllm_std.seams import worker
-from vllm_std.selection import POLICIES, Observation, QueryWindow
-from vllm_std.selection.attention import block_attention_bytes
+from vllm_std.selection import POLICIES, KeySummaries, Observation, QueryWindow, Selector
+from vllm_std.selection.attention import peak_bytes
+from vllm_std.selection.summaries import GRANULE, granule
 
 logger = worker.init_logger("vllm.std")
 EAGER = worker.CUDAGraphMode.NONE
@@ -39,7 +41,6 @@ class StdSpeculator(worker.TargetDependentARSpeculator):
             shape = (vllm_config.model_config.mrope_num_dims, self.max_num_tokens + 1)
             self.mrope_positions = torch.zeros(shape, dtype=torch.int64, device=device)
         self.drafting = False
-        self.keys: worker.KeyReader | None = None
 
     # ------------------------------------------------------------ start-up
 
@@ -56,13 +57,13 @@ class StdSpeculator(worker.TargetDependentARSpeculator):
         self.inputs_embeds = torch.zeros_like(self.hidden_states) if takes_embeds else None
         self.layers = worker.attention_layers(self.vllm_config)
         self.layer_list = list(self.layers.values())
-        self.policy_class = POLICIES[self.speculative_config.selection]
-        self._keep_queries()
+        self.scales = [worker.query_scale(layer) for layer in self.layer_list]
+        self._keep_queries(needed=POLICIES[self.speculative_config.selection].needs_queries)
 
-    def _keep_queries(self) -> None:
+    def _keep_queries(self, needed: bool) -> None:
         """Allocate observation queries (before vLLM profiles its memory) and have each layer fill its part of them."""
         heads, size = self.layer_list[0].num_heads, self.layer_list[0].head_size
-        rows = self.max_num_reqs if self.policy_class.needs_queries else 0
+        rows = self.max_num_reqs if needed else 0
         shape = (len(self.layers), rows, self.gamma + 1, heads, size)
         self.queries = QueryWindow(shape, self.dtype, self.device)
         if not rows:
@@ -82,20 +83,28 @@ class StdSpeculator(worker.TargetDependentARSpeculator):
         super().set_attn(model_state, kv_cache_config, *args)
         self.draft_attn_layer_names = set()
         self.group = worker.only_group(self.attn_groups)
-        options = self.speculative_config
-        block_size = self.group.kernel_block_size or self.group.kv_cache_spec.block_size
-        self.mask = MaskShape.plan(options.top_k, options.sink, options.recent, block_size)
-        shape = (len(self.layers), self.max_num_reqs, self.mask.width(self.gamma))
-        self.tables = torch.zeros(shape, dtype=torch.int32, device=self.device)
-        remembered = self.mask.sink + self.mask.top
-        self.policy = self.policy_class(self.max_num_reqs, len(self.layers), remembered, self.device)
+        spec = self.group.kv_cache_spec
+        block_size, options = self.group.kernel_block_size or spec.block_size, self.speculative_config
+        summaries, layer = None, self.layer_list[0]
+        if POLICIES[options.selection].needs_summaries:
+            blocks, granules = (
+                kv_cache_config.num_blocks * spec.block_size // block_size,
+                block_size // granule(block_size),
+            )
+            shape = (len(self.layers), blocks, layer.num_kv_heads, granules, layer.head_size)
+            summaries = KeySummaries(shape, self.dtype, self.device)
+        sizes = (block_size, self.gamma, len(self.layers), self.max_num_reqs)
+        self.selector = Selector(options, *sizes, summaries, self.device)
+        self._announce(options, self.selector.mask, summaries.means.nbytes if summaries else 0)
+
+    def _announce(self, options, mask: MaskShape, summaries: int) -> None:
+        budget = f"{options.top_k} tokens" if isinstance(options.top_k, int) else f"{options.top_k:.1%} of the context"
         logger.info_once(
-            "std: the target drafts %d tokens a round over %d tokens of its own KV cache, %d blocks of %d (sink %d, "
+            "std: the target drafts %d tokens a round over %s of its own KV cache, at most %d blocks of %d (sink %d, "
             "top-K %d, then a recent window of %d tokens), selection=%s, in all %d attention layers on %s; observation "
-            "queries take %.1f MiB.",
-            self.gamma, options.top_k, self.mask.num_blocks, block_size, self.mask.sink, self.mask.top,
-            self.mask.recent, options.selection, len(self.layers), self.group.backend.get_name(),
-            self.queries.kept.nbytes / 2**20,
+            "queries take %.1f MiB, key summaries %.1f MiB.",
+            self.gamma, budget, mask.num_blocks, mask.block_size, mask.sink, mask.top, mask.recent, options.selection,
+            len(self.layers), self.group.backend.get_name(), self.queries.kept.nbytes / 2**20, summaries / 2**20,
         )  # fmt: skip
 
     def init_cudagraph_manager(self, cudagraph_mode) -> None:
@@ -135,33 +144,61 @@ class StdSpeculator(worker.TargetDependentARSpeculator):
         num_reqs = input_batch.num_reqs
         gamma = self.gamma if num_speculative_tokens is None else num_speculative_tokens
         skip_attn = dummy_run and skip_attn_for_dummy_run
-        prompt_done = self._prompt_done(input_batch)
-        drafting = ~input_batch.is_prefilling_np | prompt_done
-        idle = not (dummy_run or drafting.any()) and self.dp_size == 1
-        if gamma == 0 or idle:
+        length = (input_batch.seq_lens[:num_reqs] - num_rejected[:num_reqs]).long()
+        seen = None if dummy_run else self._observe(input_batch, length, num_rejected[:num_reqs])
+        drafting = seen is not None and seen.drafting.any()
+        if drafting:
+            self.selector.summarise(seen)
+        if gamma == 0 or not (drafting or dummy_run or self.dp_size > 1):
             return self.draft_tokens[:num_reqs, 1:].fill_(-1)
 
         self._copy_request_inputs(num_reqs, input_batch.idx_mapping, temperature, seeds, dummy_run=dummy_run)
-        length = self._begin(input_batch, num_sampled, num_rejected, last_sampled)
+        self._begin(input_batch, length, num_sampled, num_rejected, last_sampled)
         bound = input_batch.seq_lens_cpu_upper_bound[:num_reqs]
         if is_profile:
             self._reserve_selection()
-        if not dummy_run:
-            self._select(input_batch, length, num_rejected, drafting, prompt_done)
+        if seen is not None:
+            self.selector.select(seen)
         if not skip_attn:
             bound = self._shorten(length, bound)
         self._draft(num_reqs, gamma, bound, dp_sync_state, skip_attn, is_profile)
         return self.draft_tokens[:num_reqs, 1:]
 
-    def _prompt_done(self, input_batch) -> np.ndarray:
-        """[reqs] requests whose prompt this pass has completed."""
+    def _observe(self, input_batch, length: Tensor, num_rejected: Tensor) -> Observation:
+        """What the dense pass has left behind; length: [reqs] verified tokens."""
+        num_reqs, prefilling = len(length), input_batch.is_prefilling_np
         computed = input_batch.num_computed_tokens_np + input_batch.num_scheduled_tokens
-        return input_batch.is_prefilling_np & (computed >= input_batch.prefill_len_np)
+        prompt_done = prefilling & (computed >= input_batch.prefill_len_np)
+        table = self.block_tables.input_block_tables[self.group.kv_cache_group_id][:num_reqs]
+        summaries = self.selector.summaries
+        return Observation(
+            queries=self.queries.kept[:, :num_reqs],
+            num_queries=self.queries.count(input_batch.query_start_loc[: num_reqs + 1], num_rejected),
+            length=length,
+            max_length=input_batch.seq_lens_cpu_upper_bound[:num_reqs].numpy(),
+            slots=input_batch.idx_mapping[:num_reqs].long(),
+            slots_np=input_batch.idx_mapping_np,
+            drafting=~prefilling | prompt_done,
+            prompt_done=prompt_done,
+            block_table=self.group.map_to_kernel_block_table(table),
+            keys=self._read_keys,
+            means=summaries.means if summaries else None,
+            mask=self.selector.mask,
+            scales=self.scales,
+        )
 
-    def _begin(self, input_batch, num_sampled: Tensor, num_rejected: Tensor, last_sampled: Tensor) -> Tensor:
-        """Set up the inputs of the first draft step. Returns [reqs] verified tokens."""
+    @cached_property
+    def _key_reader(self) -> worker.KeyReader:
+        return worker.KeyReader(self.layer_list[0])
+
+    def _read_keys(self, layer: int, blocks: Tensor) -> Tensor:
+        return self._key_reader(self.layer_list[layer], blocks)
+
+    def _begin(
+        self, input_batch, length: Tensor, num_sampled: Tensor, num_rejected: Tensor, last_sampled: Tensor
+    ) -> None:
+        """Set up the inputs of the first draft step; length: [reqs] verified tokens."""
         num_reqs = input_batch.num_reqs
-        length = input_batch.seq_lens[:num_reqs] - num_rejected[:num_reqs]
         # -1: vLLM's mark of a row that must not write or sample; here, one in the middle of its prompt.
         self.idx_mapping[:num_reqs].masked_fill_(num_sampled[:num_reqs] == 0, -1)
         self.draft_tokens[:num_reqs, 0] = last_sampled[input_batch.idx_mapping[:num_reqs]].view(-1)
@@ -171,45 +208,19 @@ class StdSpeculator(worker.TargetDependentARSpeculator):
             self.draft_tokens[:num_reqs, 0], input_batch.seq_lens, num_rejected, self.input_buffers,
             self.sample_src_positions, self.max_model_len, self.max_num_reqs,
         )  # fmt: skip
-        return length
-
-    def _select(
-        self, input_batch, length: Tensor, num_rejected: Tensor, drafting: np.ndarray, prompt_done: np.ndarray
-    ) -> None:
-        """Fill the masked block tables of this round."""
-        num_reqs = input_batch.num_reqs
-        if self.keys is None and self.policy.needs_queries:
-            self.keys = worker.KeyReader(self.layer_list[0])
-        base = self.block_tables.input_block_tables[self.group.kv_cache_group_id][:num_reqs]
-        base = self.group.map_to_kernel_block_table(base)
-        seen = Observation(
-            queries=self.queries.kept[:, :num_reqs],
-            num_queries=self.queries.count(input_batch.query_start_loc[: num_reqs + 1], num_rejected[:num_reqs]),
-            length=length,
-            max_length=input_batch.seq_lens_cpu_upper_bound[:num_reqs].numpy(),
-            slots=self.idx_mapping[:num_reqs],
-            drafting=drafting,
-            prompt_done=prompt_done,
-            block_table=base,
-            block_size=self.mask.block_size,
-            keys=lambda layer, blocks: self.keys(self.layer_list[layer], blocks),
-            scales=[layer.impl.scale for layer in self.layer_list],
-        )
-        chosen = self.mask.choose(self.policy.score(seen), length)
-        self.tables[:, :num_reqs] = self.mask.table(chosen, base, length, self.tables.shape[-1])
 
     def _reserve_selection(self) -> None:
-        """Let vLLM's memory profile see what selection takes for a request of the greatest length."""
-        if self.policy_class.needs_queries:
-            layer, window = self.layer_list[0], self.gamma + 1
+        """Let vLLM's memory profile see what selection takes at most."""
+        if self.queries.kept.numel():
+            layer, mask = self.layer_list[0], self.speculative_config.mask_shape(GRANULE)
             sizes = (layer.num_heads, layer.num_kv_heads, layer.head_size, self.dtype.itemsize)
-            peak = block_attention_bytes(self.max_model_len, window, *sizes)
+            peak = peak_bytes(mask, self.max_num_reqs, self.max_model_len, self.gamma + 1, *sizes)
             torch.empty(peak, dtype=torch.uint8, device=self.device)
 
     def _shorten(self, length: Tensor, bound: Tensor) -> Tensor:
         """From here on a request is as long as its mask; only positions and slots know where it really is."""
-        self.input_buffers.seq_lens[: length.shape[0]] -= self.mask.dropped_tokens(length)
-        return bound.clamp(max=self.mask.max_length)
+        self.input_buffers.seq_lens[: len(length)] -= self.selector.dropped_tokens(length)
+        return bound.clamp(max=self.selector.mask.max_length)
 
     def _draft(self, num_reqs: int, gamma: int, bound: Tensor, dp_sync_state, skip_attn: bool, eager: bool) -> None:
         """Run vLLM's multi-step decode; bound: [reqs] on the host, masked lengths before the first draft step."""
@@ -232,7 +243,7 @@ class StdSpeculator(worker.TargetDependentARSpeculator):
 
     def _build_attn_metadata(self, *args, **kwargs) -> dict[str, Any]:
         metadata = super()._build_attn_metadata(*args, **kwargs)
-        return worker.mask_metadata(metadata, dict(zip(self.layers, self.tables)))
+        return worker.mask_metadata(metadata, dict(zip(self.layers, self.selector.tables)))
 
     def _run_model(
         self, num_tokens: int, attn_metadata, slot_mappings, num_tokens_across_dp, cudagraph_runtime_mode=EAGER, **_

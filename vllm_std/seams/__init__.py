@@ -63,6 +63,13 @@ LEDGER = (
         "support for vLLM 0.32 ends",
     ),
     Seam(
+        "memory",
+        "vllm.v1.executor.Executor.determine_available_memory",
+        "key summaries grow with the number of KV blocks, which vLLM derives from all memory that is free",
+        "none",
+        "a speculator can ask for memory by the KV block",
+    ),
+    Seam(
         "queries",
         "Attention.impl.forward of each target layer (reads the query, then calls it unchanged)",
         "no hook gives a speculator the target's queries; a module hook is lost in torch.compile",
@@ -82,6 +89,13 @@ LEDGER = (
         "the interior of a KV block is the backend's secret; the CPU kernels pack it by instruction set",
         "none",
         "backends describe the layout of a block",
+    ),
+    Seam(
+        "lab",
+        "five parts of an in-process engine, listed in seams.lab; `vllm-std acceptance` alone goes there",
+        "vLLM counts drafts for all requests together, and fixes draft length and drafter at start-up",
+        "none",
+        "RequestOutput tells the drafts of its request, and a speculator's options can change",
     ),
 )
 
@@ -113,10 +127,12 @@ def install() -> None:
 
     import vllm.config.vllm as config
     import vllm.v1.worker.gpu.spec_decode as spec_decode
+    from vllm.v1.executor import Executor
 
     if "std" not in get_args(config.NgramGPUTypes):
         config.NgramGPUTypes = Literal[*get_args(config.NgramGPUTypes), "std"]
 
+    _wrap(Executor, "determine_available_memory", _determine_available_memory)
     _wrap(spec_decode, "init_speculator", _init_speculator)
     # The runner imports the function by name, so it may hold the plain one already.
     runner = sys.modules.get("vllm.v1.worker.gpu.model_runner")
@@ -177,6 +193,23 @@ def _create_engine_config(plain, self, *args, **kwargs):
 
         refuse_unsupported(vllm_config)
     return vllm_config
+
+
+def _determine_available_memory(plain, self):
+    memory, vllm_config = plain(self), self.vllm_config
+    if not is_std(vllm_config):
+        return memory
+    from vllm.utils.torch_utils import kv_cache_dtype_str_to_dtype
+
+    from vllm_std.selection import POLICIES
+    from vllm_std.selection.summaries import share_of_kv
+
+    if not POLICIES[vllm_config.speculative_config.selection].needs_summaries:
+        return memory
+    model, cache = vllm_config.model_config, vllm_config.cache_config
+    cached = kv_cache_dtype_str_to_dtype(cache.cache_dtype, model)
+    share = share_of_kv(model.dtype.itemsize, cached.itemsize, cache.block_size)
+    return [int(available / (1 + share)) for available in memory]
 
 
 def _init_speculator(plain, vllm_config, device, *args, **kwargs):

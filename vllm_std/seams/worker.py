@@ -25,8 +25,8 @@ from vllm_std.config import BACKENDS, FULL_ATTENTION
 __all__ = [
     "Attention", "BatchDescriptor", "CUDAGraphMode", "DefaultModelState", "FullAttentionSpec", "KeyReader",
     "TargetDependentARSpeculator", "attention_layers", "dispatch_cg_and_sync_dp", "init_logger", "mask_metadata",
-    "observe_queries", "only_group", "prepare_decode_inputs", "require_full_attention", "requires_raw_input_tokens",
-    "set_forward_context",
+    "observe_queries", "only_group", "prepare_decode_inputs", "query_scale", "require_full_attention",
+    "requires_raw_input_tokens", "set_forward_context",
 ]  # fmt: skip
 
 
@@ -84,6 +84,12 @@ def mask_metadata(metadata: dict[str, Any], tables: dict[str, Tensor]) -> dict[s
     return masked
 
 
+def query_scale(layer: Attention) -> float:
+    """The softmax scale of a layer, for its queries as `observe_queries` shows them (quantised with fp8 keys)."""
+    quantised = getattr(layer, "query_quant", None) is not None
+    return layer.impl.scale * (layer._q_scale_float if quantised else 1.0)
+
+
 class KeyReader:
     """Reads keys back from a layer's paged KV cache, whatever the backend's order inside a block.
 
@@ -91,35 +97,46 @@ class KeyReader:
     tokens, and looking where it went. Raises ValueError when the keys do not come back as they were written.
     """
 
+    BASE = 7  # digits 1..7: exact in every cache dtype, 8-bit floats included
+
     def __init__(self, layer: Attention):
-        cache = layer.kv_cache  # [blocks, KV heads, block size, 2 * head size]
+        cache = self._stored(layer)  # [blocks, KV heads, block size, 2 * head size]
         self.block_size, self.head_size = cache.shape[2], cache.shape[3] // 2
-        order = torch.zeros(2 * self.block_size * self.head_size, dtype=torch.int64, device=cache.device)
         index = torch.arange(self.block_size * self.head_size, device=cache.device)
-        base = 64  # bfloat16 holds the integers below 256 exactly
-        for digit in range(3):
-            order += self._written(layer, index // base**digit % base + 1) * base**digit
-        order -= 1 + base + base**2
+        order, base = torch.zeros(2 * len(index), dtype=torch.int64, device=cache.device), 1
+        while base < len(index):
+            order += (self._written(layer, index // base % self.BASE + 1) - 1) * base
+            base *= self.BASE
         self.where = torch.full_like(index, -1)
         self.where[order[order >= 0]] = (order >= 0).nonzero()[:, 0]
         if (self.where < 0).any():
             raise ValueError(f"selection cannot read keys back from the KV cache of {type(layer.impl).__name__}.")
         self.plain = bool((self.where == index + index // self.head_size * self.head_size).all())
 
+    @staticmethod
+    def _stored(layer: Attention) -> Tensor:
+        """The cache in the dtype of what is in it: vLLM keeps 8-bit floats as bytes."""
+        kind = getattr(layer, "kv_cache_dtype", "auto")
+        if layer.kv_cache.dtype != torch.uint8:
+            return layer.kv_cache
+        return layer.kv_cache.view(torch.float8_e5m2 if kind == "fp8_e5m2" else torch.float8_e4m3fn)
+
     def _written(self, layer: Attention, values: Tensor) -> Tensor:
         """What the first head of the null block holds after `values` went in as keys and zeros as values."""
         cache = layer.kv_cache
-        keys = values.to(cache.dtype).view(self.block_size, 1, self.head_size).repeat(1, cache.shape[1], 1)
+        keys = (values * layer._k_scale_float).to(layer.dtype).view(self.block_size, 1, self.head_size)
+        keys = keys.repeat(1, cache.shape[1], 1)
         slots = torch.arange(self.block_size, dtype=torch.int64, device=cache.device)
         layer.impl.do_kv_cache_update(layer, keys, torch.zeros_like(keys), cache, slots)
-        seen = cache[0, 0].reshape(-1).long()
+        seen = self._stored(layer)[0, 0].reshape(-1).float().round().long()
         cache[0].zero_()
         return seen
 
     def __call__(self, layer: Attention, blocks: Tensor) -> Tensor:
         """[blocks, KV heads, block size, head size] keys of the given physical blocks."""
-        cache = layer.kv_cache
+        cache = self._stored(layer)
         if self.plain:
-            return cache[..., : self.head_size][blocks]
-        packed = cache[blocks].flatten(2)[..., self.where]
-        return packed.unflatten(2, (self.block_size, self.head_size))
+            keys = cache[..., : self.head_size][blocks]
+        else:
+            keys = cache[blocks].flatten(2)[..., self.where].unflatten(2, (self.block_size, self.head_size))
+        return keys.float() * layer._k_scale_float if keys.dtype.itemsize == 1 else keys

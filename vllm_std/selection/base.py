@@ -2,26 +2,27 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vllm_std.mask import cdiv
+from vllm_std.mask import MaskShape, cdiv
 
 
 @dataclass
 class Observation:
-    """The dense pass that has just verified, as a policy may look at it.
+    """The dense pass that has just verified, as selection looks at it.
 
     queries: [layers, reqs, window, query heads, head size], with RoPE; rows of the tokens last fed to the target.
     num_queries: [reqs] how many of them, from the first, were verified.
-    length: [reqs] verified tokens; max_length: the same on the host, an upper bound (no sync with the device).
-    slots: [reqs] rows of vLLM's request state, -1 where a request does not draft; drafting: the same on the host.
-    prompt_done: [reqs] on the host, requests whose prompt this pass has completed.
+    length: [reqs] int64 verified tokens; max_length: the same on the host, an upper bound (no sync with the device).
+    slots: [reqs] int64 rows of vLLM's request state; slots_np: the same on the host.
+    drafting, prompt_done: [reqs] bool on the host, who drafts, and whose prompt this pass has completed.
     block_table: [reqs, blocks] int32. keys(layer, block ids [m]) -> [m, KV heads, block size, head size].
-    scales: softmax scale of each layer.
+    means: key summaries (`summaries.KeySummaries.means`) of the policies that need them.
+    mask: block size, and which blocks are candidates. scales: softmax scale of each layer.
     """
 
     queries: Tensor
@@ -29,32 +30,50 @@ class Observation:
     length: Tensor
     max_length: np.ndarray
     slots: Tensor
+    slots_np: np.ndarray
     drafting: np.ndarray
     prompt_done: np.ndarray
     block_table: Tensor
-    block_size: int
     keys: Callable[[int, Tensor], Tensor]
+    means: Tensor | None
+    mask: MaskShape
     scales: list[float]
 
+    def on_device(self, chosen: np.ndarray) -> Tensor:
+        """[n] int64 indices of the requests that `chosen`, [reqs] bool on the host, holds."""
+        return torch.from_numpy(chosen.nonzero()[0]).to(self.length.device, non_blocking=True)
+
+    def of(self, chosen: np.ndarray) -> "Observation":
+        """The same of some requests only; chosen: [reqs] bool on the host."""
+        if chosen.all():
+            return self
+        at = self.on_device(chosen)
+        return replace(
+            self, queries=self.queries[:, at], num_queries=self.num_queries[at], length=self.length[at],
+            max_length=self.max_length[chosen], slots=self.slots[at], slots_np=self.slots_np[chosen],
+            drafting=self.drafting[chosen], prompt_done=self.prompt_done[chosen], block_table=self.block_table[at],
+        )  # fmt: skip
+
     @property
-    def score_shape(self) -> tuple[int, int, int]:
-        """(layers, requests, blocks that the longest of them can fill)."""
-        most = cdiv(int(self.max_length.max()), self.block_size)
-        return self.queries.shape[0], self.length.shape[0], most
+    def num_blocks(self) -> int:
+        """Blocks that the longest of the requests can fill."""
+        return cdiv(int(self.max_length.max()), self.mask.block_size)
 
     def zeros(self) -> Tensor:
-        return torch.zeros(self.score_shape, device=self.queries.device)
+        """[reqs, blocks] float32."""
+        return torch.zeros(*self.length.shape, self.num_blocks, device=self.length.device)
 
 
 class Policy(ABC):
-    """Scores blocks; the caller keeps the best K of them (`mask.MaskShape.choose`)."""
+    """Scores blocks; `ranking.Ranking` keeps the best of them."""
 
-    #: Whether `Observation.queries` must be kept during the target's pass.
     needs_queries = True
+    needs_summaries = False
 
-    def __init__(self, max_num_reqs: int, num_layers: int, top: int, device: torch.device):
-        """top: blocks that will be chosen, for policies that remember a choice."""
+    def due(self, rounds: np.ndarray, refresh: int) -> np.ndarray:
+        """[reqs] bool, whom to score; rounds: [reqs] how often each has drafted since its prompt was complete."""
+        return rounds % refresh == 0
 
     @abstractmethod
-    def score(self, seen: Observation) -> Tensor:
-        """[layers, reqs, blocks] float32, higher is better, one mask for all heads of a layer."""
+    def score(self, seen: Observation, layer: int) -> Tensor:
+        """[reqs, blocks] float32, higher is better: one mask for all heads of a layer."""

@@ -1,53 +1,37 @@
 """The selection policies a user can name in `selection`."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from vllm_std.selection.attention import block_attention
+from vllm_std.selection.attention import all_queries, exact_mass, last_query, summarised_mass
 from vllm_std.selection.base import Observation, Policy
 
 
 class Verify(Policy):
-    """Re-scored every round: attention that the tokens just verified paid to each block."""
+    """Attention of the token verified last, from key summaries; exact for the best of the blocks, which are read."""
 
-    def score(self, seen: Observation) -> Tensor:
-        scores = seen.zeros()
-        for row in seen.drafting.nonzero()[0]:
-            block_attention(seen, row, out=scores[:, row])
-        return scores
+    needs_summaries = True
+
+    def score(self, seen: Observation, layer: int) -> Tensor:
+        return summarised_mass(seen, layer)
+
+
+class Exact(Policy):
+    """Attention of the token verified last, from every key: the ceiling of `verify`, and too dear for a server."""
+
+    def score(self, seen: Observation, layer: int) -> Tensor:
+        return exact_mass(seen, layer, *last_query(seen, layer))
 
 
 class Text(Policy):
-    """The paper's (section 3.2): scored once, by the last tokens of the prompt, when the prompt is complete.
+    """The paper's (section 3.2): scored once, by the last tokens of the prompt, when the prompt is complete."""
 
-    The budget stays fixed while the answer grows: blocks generated since then are all kept, in place of the lowest
-    ranked of the prompt's.
-    """
+    def due(self, rounds: np.ndarray, refresh: int) -> np.ndarray:
+        return rounds == 0
 
-    def __init__(self, max_num_reqs: int, num_layers: int, top: int, device: torch.device):
-        # [layers, request state rows, top] blocks of the prompt, best first; and the blocks the prompt had.
-        self.ranked = torch.zeros(num_layers, max_num_reqs, top, dtype=torch.int64, device=device)
-        self.prompt_blocks = torch.zeros(max_num_reqs, dtype=torch.int64, device=device)
-
-    def score(self, seen: Observation) -> Tensor:
-        for row in seen.prompt_done.nonzero()[0]:
-            self._rank(seen, row)
-        slots = seen.slots.clamp(min=0)
-        scores = seen.zeros()
-        top = self.ranked.shape[-1]
-        worth = torch.arange(top, 0, -1, device=scores.device, dtype=scores.dtype)
-        ranked = self.ranked[:, slots].clamp(max=scores.shape[-1] - 1)
-        scores.scatter_reduce_(-1, ranked, worth.expand_as(ranked), reduce="amax")
-        generated = torch.arange(scores.shape[-1], device=scores.device) >= self.prompt_blocks[slots][:, None]
-        return scores.masked_fill(generated, top + 1)
-
-    def _rank(self, seen: Observation, row: int) -> None:
-        scores = block_attention(seen, row, out=seen.zeros()[:, row])
-        top = min(self.ranked.shape[-1], scores.shape[-1])
-        slot = seen.slots[row]
-        self.ranked[:, slot] = 0
-        self.ranked[:, slot, :top] = scores.topk(top, dim=-1).indices
-        self.prompt_blocks[slot] = seen.length[row] // seen.block_size
+    def score(self, seen: Observation, layer: int) -> Tensor:
+        return exact_mass(seen, layer, *all_queries(seen, layer))
 
 
 class Streaming(Policy):
@@ -55,17 +39,26 @@ class Streaming(Policy):
 
     needs_queries = False
 
-    def score(self, seen: Observation) -> Tensor:
-        return seen.zeros() + torch.arange(seen.score_shape[-1], device=seen.queries.device)
+    def due(self, rounds: np.ndarray, refresh: int) -> np.ndarray:
+        return np.zeros_like(rounds, dtype=bool)
+
+    def score(self, seen: Observation, layer: int) -> Tensor:
+        return seen.zeros()
 
 
 class Random(Policy):
-    """Blocks drawn at random every round: the control in tests."""
+    """Blocks drawn at random: the control in tests."""
 
     needs_queries = False
 
-    def score(self, seen: Observation) -> Tensor:
-        return torch.rand(seen.score_shape, device=seen.queries.device)
+    def score(self, seen: Observation, layer: int) -> Tensor:
+        return torch.rand_like(seen.zeros())
 
 
-POLICIES: dict[str, type[Policy]] = {"verify": Verify, "text": Text, "streaming": Streaming, "random": Random}
+POLICIES: dict[str, Policy] = {
+    "verify": Verify(),
+    "exact": Exact(),
+    "text": Text(),
+    "streaming": Streaming(),
+    "random": Random(),
+}

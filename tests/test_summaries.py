@@ -1,0 +1,119 @@
+"""Key summaries are the mean keys of the cache in every round, however blocks came to be filled; and their bytes."""
+
+import pytest
+import torch
+from conftest import SIGN_MODEL, Acceptance, greedy, runner_of, speculator_of, std, token_prompts
+from sign_video import SignVideo
+from vllm.v1.executor import Executor
+
+from vllm_std.selection.summaries import granule, share_of_kv
+
+pytestmark = pytest.mark.fast
+
+PROMPTS = token_prompts([700, 90, 333, 512], seed=3)
+
+
+class Watch:
+    """Compares, in each round, the summaries of all complete blocks of each drafting request with its keys."""
+
+    def __init__(self, llm, monkeypatch):
+        self.speculator, self.blocks, self.rounds = speculator_of(llm), 0, 0
+        plain = self.speculator.selector.select
+
+        def select(seen):
+            for row in seen.drafting.nonzero()[0]:
+                complete = int(seen.length[row]) // self.speculator.selector.block_size
+                self.check(seen.keys, seen.block_table[row, :complete].long())
+            self.rounds += 1
+            return plain(seen)
+
+        monkeypatch.setattr(self.speculator.selector, "select", select)
+
+    def check(self, read_keys, blocks: torch.Tensor) -> None:
+        means = self.speculator.selector.summaries.means
+        for layer, kept in enumerate(means):
+            keys = read_keys(layer, blocks).unflatten(2, (means.shape[3], -1))
+            assert torch.equal(kept[blocks], keys.float().mean(3).to(means.dtype))
+        self.blocks += len(blocks)
+
+
+@pytest.mark.parametrize("options", [{}, {"max_num_batched_tokens": 64}, {"async_scheduling": False}], ids=str)
+def test_summaries_are_the_mean_keys_of_the_cache(engines, plain, models, monkeypatch, options):
+    expected = plain(models("llama"), PROMPTS, 48)
+    llm = engines(models("llama"), std(), **options)
+    watch = Watch(llm, monkeypatch)
+    assert greedy(llm, PROMPTS, 48) == expected
+    assert watch.rounds > 10 and watch.blocks > 200
+
+
+def test_a_request_that_resumes_in_other_blocks_is_summarised_anew(engines, plain, models, monkeypatch):
+    prompts = token_prompts([200, 220, 240, 260], seed=4)
+    expected = plain(models("llama"), prompts, 120)
+    llm = engines(models("llama"), std(), num_gpu_blocks_override=36)
+    watch = Watch(llm, monkeypatch)
+    assert greedy(llm, prompts, 120) == expected
+    assert watch.blocks > 200
+    assert [m.value for m in llm.get_metrics() if m.name == "vllm:num_preemptions"][0] > 0
+
+
+def test_blocks_found_in_the_prefix_cache_or_taken_from_others_are_summarised_anew(engines, plain, models, monkeypatch):
+    """Shared prefixes inside a batch and from one to the next, in a cache so small that blocks change hands."""
+    shared = PROMPTS[0]["prompt_token_ids"][:416]
+    ends = [[end["prompt_token_ids"] for end in token_prompts((7, 60, 99), seed=seed)] for seed in (4, 5, 6)]
+    batches = [[{"prompt_token_ids": shared + end} for end in three] for three in ends]
+    expected = [plain(models("llama"), batch) for batch in batches]
+    llm = engines(models("llama"), std(), kv_cache_memory_bytes=2**22 + 2**21)
+    watch = Watch(llm, monkeypatch)
+    for batch, tokens in zip(batches, expected):
+        assert greedy(llm, batch) == tokens
+        speculator_of(llm).selector.summaries.means.fill_(1e3)  # what stands there between requests must not matter
+    assert watch.blocks > 300
+
+
+def test_rounds_without_drafts_leave_no_gap(engines, plain, models, monkeypatch):
+    expected = plain(models("llama"), PROMPTS, 48)
+    llm = engines(models("llama"), std())
+    watch, scheduler, turns = Watch(llm, monkeypatch), llm.llm_engine.engine_core.engine_core.scheduler, []
+
+    class Turns:
+        def __getitem__(self, batch_size):
+            turns.append(1)
+            return 3 if len(turns) % 20 > 16 else 0
+
+    monkeypatch.setattr(scheduler, "dynamic_sd_lookup", Turns())
+    assert greedy(llm, PROMPTS, 48) == expected
+    assert 0 < watch.rounds < len(turns) / 2
+
+
+@pytest.mark.parametrize("kind", ["fp8", "fp8_e5m2"])
+def test_a_quantised_cache_drafts_as_well(engines, monkeypatch, kind):
+    film = SignVideo(scenes=60, seed=11)
+    prompt = film.prompt(film.ask("range", sentences=3)["question"])
+    room = dict(max_model_len=2048, max_num_batched_tokens=2048, dtype="bfloat16")
+    llm = engines(SIGN_MODEL, std(num_speculative_tokens=5, top_k=192), kv_cache_dtype=kind, **room)
+    watch = Watch(llm, monkeypatch)
+    with Acceptance(llm) as seen:
+        greedy(llm, [prompt], 60)
+    assert seen.rate > 0.8 and watch.blocks > 300
+
+
+@pytest.mark.parametrize(
+    "block_size,itemsize,cached,share", [(16, 2, 2, 1 / 32), (128, 4, 4, 1 / 32), (32, 2, 1, 1 / 16)]
+)
+def test_a_summary_takes_one_thirty_second_of_the_kv_bytes(block_size, itemsize, cached, share):
+    assert share_of_kv(itemsize, cached, block_size) == share
+    assert granule(block_size) == 16
+
+
+def test_the_store_is_part_of_the_memory_that_vllm_gives_to_the_kv_cache(engines, models):
+    """KV cache and summaries together take what plain vLLM's KV cache takes, to within a block."""
+    sizes = {}
+    for selection in (None, "streaming", "verify"):
+        runner = runner_of(engines(models("llama"), selection and std(selection=selection)))
+        kv = sum(layer.kv_cache.nbytes for layer in runner.compilation_config.static_forward_context.values())
+        store = runner.speculator.selector.summaries.means.nbytes if selection == "verify" else 0
+        sizes[selection] = kv + store, kv / runner.kv_cache_config.num_blocks
+        del runner
+    assert sizes["streaming"] == sizes[None]
+    assert 0 <= sizes[None][0] - sizes["verify"][0] < 2 * sizes[None][1]
+    assert hasattr(Executor.determine_available_memory, "__vllm_std__")
