@@ -191,6 +191,16 @@ QUESTIONS = {
 }
 
 
+def make(path: Path, scenes: int, patches: int, seed: int, sentences: int, each: int = 1) -> None:
+    """Write an mp4, and beside it a JSON with `each` questions of each task and their answers."""
+    video = SignVideo(scenes, patches, seed)
+    video.write(path)
+    questions = [video.ask(task, sentences) for task in ("range", "list", "follow") for _ in range(each)]
+    record = {"scenes": scenes, "visual_tokens": video.visual_tokens, "seed": seed, "questions": questions}
+    path.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+    print(f"{path}: {scenes} scenes, {video.visual_tokens} visual tokens")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
@@ -199,12 +209,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--sentences", type=int, default=8, help="of each answer")
     args = parser.parse_args()
-    video = SignVideo(args.scenes, args.patches, args.seed)
-    video.write(args.out)
-    questions = [video.ask(task, args.sentences) for task in ("range", "list", "follow")]
-    record = {"scenes": args.scenes, "visual_tokens": video.visual_tokens, "seed": args.seed, "questions": questions}
-    args.out.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
-    print(f"{args.out}: {args.scenes} scenes, {video.visual_tokens} visual tokens")
+    make(args.out, args.scenes, args.patches, args.seed, args.sentences)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,58 @@
+"""A summary for a terminal."""
+
+from rich.table import Table
+
+from vllm_std.lab.grid import show_k
+
+
+def table(summary: dict) -> Table:
+    """The summary for a terminal; columns that say the same in every row are left out."""
+    cells = summary["cells"]
+    tasks = sorted({task for cell in cells for task in cell["tasks"]})
+    varies = {name for name in ("refresh", "temperature") if len({cell[name] for cell in cells}) > 1}
+    columns = {
+        "policy": lambda cell: cell["policy"],
+        "K": lambda cell: show_k(cell["k"]),
+        "gamma": lambda cell: str(cell["gamma"]),
+        **{name: lambda cell, name=name: f"{cell[name]:g}" for name in sorted(varies)},
+        "acceptance [95 %]": show,
+        "length": lambda cell: "-" if cell["rounds"] == 0 else f"{cell['mean_acceptance_length']:.2f}",
+        **{task: lambda cell, task=task: show(cell["tasks"].get(task, {}), interval=False) for task in tasks},
+        **({"right": lambda cell: show(cell, "right", interval=False)} if _known(cells, "right") else {}),
+        "prompts": lambda cell: str(cell["prompts"]),
+        "rounds": lambda cell: f"{cell['rounds']:,}",
+    }
+    if any("against" in cell for cell in cells):
+        policy = next(cell["against"]["policy"] for cell in cells if "against" in cell)
+        columns[f"less {policy} [95 %]"] = lambda cell: show(cell.get("against", {}), "difference", sign="+")
+    least, most = summary["context"]
+    shown = Table(title=f"{summary['settings']['model']}, contexts of {least:,} to {most:,} tokens")
+    for name in columns:
+        shown.add_column(name, justify="left" if name == "policy" else "right", no_wrap=True)
+    for cell in cells:
+        shown.add_row(*(text(cell) for text in columns.values()))
+    return shown
+
+
+def _known(cells: list[dict], name: str) -> bool:
+    return any(cell[name] is not None for cell in cells)
+
+
+def show(entry: dict, name: str = "acceptance", interval: bool = True, sign: str = "") -> str:
+    if entry.get(name) is None:
+        return "-"
+    text = f"{entry[name]:{sign}.3f}"
+    if interval and entry["interval"]:
+        text += " [{:{sign}.3f}, {:{sign}.3f}]".format(*entry["interval"], sign=sign)
+    return text
+
+
+def greedy_sentence(summary: dict) -> str:
+    greedy = summary["greedy"]
+    if not greedy["prompts"]:
+        return ""
+    if not greedy["differ"]:
+        return f"Greedy answers are equal token by token in all cells, for {greedy['prompts']} prompts."
+    dtype = summary["settings"]["dtype"]
+    why = "a fault" if dtype == "float32" else f"near ties in {dtype} part so"
+    return f"Greedy answers of {len(greedy['differ'])} of {greedy['prompts']} prompts differ between cells ({why})."
