@@ -30,7 +30,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", default=str(BUNDLED), help="folder or hub name; default: the bundled one")
     parser.add_argument("--video", type=Path, help="an mp4; default: a generated one of 1,800 visual tokens")
     parser.add_argument("--question", help="needed with --video")
-    parser.add_argument("--policy", default="verify", help="verify, text, streaming or random")
+    parser.add_argument("--policy", default="verify", help="verify, exact, text, streaming or random")
     parser.add_argument("--top-k", type=int, default=192, help="tokens of context a draft step attends to")
     parser.add_argument("--gamma", type=int, default=5, help="draft length")
     parser.add_argument("--max-tokens", type=int, default=400)

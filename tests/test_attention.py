@@ -15,7 +15,7 @@ from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackendImpl, CPUAtte
 from vllm_std.mask import MaskShape
 from vllm_std.seams.worker import KeyReader
 from vllm_std.selection import KeySummaries, Observation, Ranking
-from vllm_std.selection.attention import all_queries, exact_mass, last_query, summarised_mass
+from vllm_std.selection.attention import CANDIDATES, all_queries, exact_mass, last_query, summarised_mass
 from vllm_std.selection.summaries import granule
 
 pytestmark = [pytest.mark.fast, pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU backend's kernels")]
@@ -170,7 +170,8 @@ class Seen:
         self.observation = Observation(
             queries=self.queries, num_queries=torch.tensor(self.verified), length=torch.tensor(lengths),
             max_length=np.array(lengths) + 3, slots=torch.arange(3), slots_np=np.arange(3),
-            drafting=np.ones(3, bool), prompt_done=np.zeros(3, bool), block_table=cache.block_table, keys=keys, means=self.summaries.means,
+            drafting=np.ones(3, bool), prompt_done=np.zeros(3, bool), block_table=cache.block_table, keys=keys,
+            means=self.summaries.means,
             mask=MaskShape(block_size, sink=1, top=top, recent=block_size), scales=[head_size**-0.5],
         )  # fmt: skip
 
@@ -212,21 +213,36 @@ def test_summaries_are_the_mean_keys_of_complete_granules(block_size, heads, hea
 def test_summarised_mass_reads_the_best_blocks_and_estimates_the_others(
     block_size, heads, head_size, dtype, at_once, monkeypatch
 ):
-    """Against a plain reading in float64: means everywhere, keys for the 2 * top best-looking candidates."""
+    """Against a plain reading in float64: means everywhere, keys for sink, recent and the best-looking candidates."""
     monkeypatch.setattr("vllm_std.selection.attention.AT_ONCE", at_once)
-    seen = Seen(block_size, heads, head_size, dtype)
+    seen = Seen(block_size, heads, head_size, dtype, top=1)
     got = summarised_mass(seen.observation, 0)
     for row, (n, verified) in enumerate(zip(seen.cache.lengths, seen.verified)):
-        complete, size = n // block_size, granule(block_size)
-        fine = seen.logits(row, slice(verified - 1, verified))[0, :, : complete * block_size]
+        complete, size, blocks = n // block_size, granule(block_size), -(-n // block_size)
+        fine = seen.logits(row, slice(verified - 1, verified))[0].split(block_size, 1)
+        fine = torch.stack([block.logsumexp(-1) for block in fine], 1)
         means = seen.summaries.means[0, seen.cache.block_table[row, :complete].long()].double()
         means = means.repeat_interleave(heads[0] // heads[1], 1)  # [blocks, heads, granules, size]
         rough = torch.einsum("hd,bhgd->hbg", seen.queries[0, row, verified - 1].double(), means) * head_size**-0.5
         rough = rough.repeat_interleave(size, -1).logsumexp(-1)
-        fine = fine.unflatten(1, (complete, -1)).logsumexp(-1)
         looks = rough.softmax(-1).sum(0)
+        rough = torch.cat([rough, torch.full((heads[0], blocks - complete), -torch.inf)], 1)
         candidates = range(1, (n - block_size) // block_size)
-        read = sorted(candidates, key=lambda block: -looks[block])[:4]
+        always = set(range(blocks)) - set(candidates)
+        read = [*always, *sorted(candidates, key=lambda block: -looks[block])][: CANDIDATES + 3]
         rough[:, read] = fine[:, read]
-        torch.testing.assert_close(got[row, :complete].double(), rough.softmax(-1).sum(0), atol=2e-3, rtol=2e-3)
-        assert not got[row, complete:].any()
+        torch.testing.assert_close(got[row, :blocks].double(), rough.softmax(-1).sum(0), atol=2e-3, rtol=2e-3)
+        assert not got[row, blocks:].any()
+
+
+@pytest.mark.parametrize("block_size", [32, 64, 128])
+def test_a_round_reads_one_thirty_second_of_the_kv_bytes_and_the_candidates(block_size):
+    seen = Seen(block_size, (4, 2), 64, torch.bfloat16)
+    read, observation = [], seen.observation
+    keys = observation.keys
+    observation.keys = lambda layer, blocks: read.append(len(blocks)) or keys(layer, blocks)
+    summarised_mass(observation, 0)
+    always = observation.mask.sink + 2  # the recent window of one block lies in two
+    assert sum(read) <= (CANDIDATES * observation.mask.top + always) * len(seen.cache.lengths)
+    kv, means = seen.cache.layer.kv_cache, seen.summaries.means[0]
+    assert means[0].nbytes * 32 == kv[0].nbytes

@@ -32,7 +32,8 @@ class Context:
         return Observation(
             queries=self.queries, num_queries=torch.full((rows,), WINDOW), length=torch.tensor(self.lengths),
             max_length=np.array(self.lengths), slots=torch.arange(rows), slots_np=np.arange(rows),
-            drafting=np.ones(rows, bool), prompt_done=np.zeros(rows, bool), block_table=torch.arange(64 * rows).view(rows, 64),
+            drafting=np.ones(rows, bool), prompt_done=np.zeros(rows, bool),
+            block_table=torch.arange(64 * rows).view(rows, 64),
             keys=lambda layer, blocks: self.cache[layer, blocks], means=self.cache.mean(3, keepdim=True), mask=SHAPE,
             scales=[SIZE**-0.5] * LAYERS,
         )  # fmt: skip

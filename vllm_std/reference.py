@@ -39,7 +39,7 @@ class Options:
     recent: int = 64
     per_head: bool = False
     granule: int = 16
-    candidates: int = 2
+    candidates: int = 3
 
     def blocks(self, tokens: int) -> int:
         return math.ceil(tokens / self.block_size)
@@ -176,20 +176,26 @@ def exact(queries: Tensor, keys: Tensor, scale: float, options: Options) -> Tens
 
 
 def verify(queries: Tensor, keys: Tensor, scale: float, options: Options) -> Tensor:
-    """The same, the keys of a granule all being its mean, but for the blocks that look best so: their keys are read."""
+    """The same, the keys of a granule all being its mean; but sink, recent window and the best-looking others are read.
+
+    A block that is not complete has no means.
+    """
     length, size = keys.shape[1], options.block_size
-    blocks, candidates = length // size, range(options.blocks(options.sink), options.first_recent(length))
-    keys = keys[:, : blocks * size].float()
-    granule = math.gcd(options.granule, size)
-    means = keys.unflatten(1, (-1, granule)).mean(2).repeat_interleave(granule, dim=1)
-    each = [logits(queries[-1:], k, scale)[:, :, 0].unflatten(-1, (blocks, size)) for k in (means, keys)]
-    rough, fine = each[0].logsumexp(-1), each[1].logsumexp(-1)  # [KV heads, group, blocks]
+    blocks, complete, granule = options.blocks(length), length // size, math.gcd(options.granule, size)
+    candidates = range(options.blocks(options.sink), options.first_recent(length))
+    whole = keys[:, : complete * size].float().unflatten(1, (-1, granule))
+    each = [pad(whole.mean(2).repeat_interleave(granule, dim=1), (0, 0, 0, length - complete * size)), keys]
+    each = [logits(queries[-1:], k, scale)[:, :, 0].split(size, dim=-1) for k in each]
+    rough, fine = (torch.stack([block.logsumexp(-1) for block in k], dim=-1) for k in each)  # [KV heads, group, blocks]
+    rough[..., complete:] = -torch.inf
     looks = rough.softmax(-1).sum(1)  # [KV heads, blocks]
     looks = looks if options.per_head else looks.sum(0, keepdim=True).expand_as(looks)
+    always = set(range(blocks)) - set(candidates)
+    room = options.candidates * options.top + options.blocks(options.sink) + options.blocks(options.recent) + 1
     for head, look in enumerate(looks.tolist()):
-        read = sorted(candidates, key=lambda block: -look[block])[: options.candidates * options.top]
+        read = [*always, *sorted(candidates, key=lambda block: -look[block])][:room]
         rough[head, :, read] = fine[head, :, read]
-    return pad(rough.softmax(-1).sum(1), (0, 1))
+    return rough.softmax(-1).sum(1)
 
 
 def streaming(queries: Tensor, keys: Tensor, scale: float, options: Options) -> Tensor:

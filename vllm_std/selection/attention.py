@@ -9,7 +9,7 @@ from vllm_std.mask import MaskShape, cdiv
 from vllm_std.selection.base import Observation
 from vllm_std.selection.summaries import granule
 
-CANDIDATES = 2  # times the blocks to choose: so many of the best by summary are scored by their keys
+CANDIDATES = 3  # times the blocks to choose: so many of the best by summary are scored by their keys
 AT_ONCE = 2**16  # vectors of a layer gathered together, which bounds the memory of a large batch
 
 
@@ -49,7 +49,8 @@ def summarised_mass(seen: Observation, layer: int) -> Tensor:
     """[reqs, blocks] the same of the query verified last, reading key summaries and a few blocks of keys.
 
     A mean key stands for the keys of its granule. That finds the blocks worth a look but underrates those with one
-    outstanding key, so the keys of the best `CANDIDATES * top` candidates are read, and their exact attention joins.
+    outstanding key: so the keys of the best `CANDIDATES * top` candidates are read, and their exact attention joins. So
+    are the few of sink and recent window, which hold most of the mass of many heads.
     """
     mass, means = seen.zeros(), seen.means[layer]
     queries = by_kv_head(last_query(seen, layer)[0], means.shape[1]) * seen.scales[layer]
@@ -59,34 +60,44 @@ def summarised_mass(seen: Observation, layer: int) -> Tensor:
     return mass
 
 
+def blocks_read(mask: MaskShape, num_blocks: int) -> int:
+    """Blocks of a request whose keys `summarised_mass` reads: candidates, sink and recent window."""
+    return min(CANDIDATES * mask.top + mask.sink + cdiv(mask.recent, mask.block_size) + 1, num_blocks)
+
+
 def vectors(mask: MaskShape, num_blocks: int) -> int:
     """Keys and mean keys of one KV head that `summarised_mass` reads for a request of so many blocks."""
-    read = min(CANDIDATES * mask.top, num_blocks)
-    return num_blocks * mask.block_size // granule(mask.block_size) + read * mask.block_size
+    return num_blocks * mask.block_size // granule(mask.block_size) + blocks_read(mask, num_blocks) * mask.block_size
 
 
 def _summarised_mass(seen: Observation, layer: int, means: Tensor, queries: Tensor, rows: Tensor) -> Tensor:
     """[reqs, blocks]; means: [blocks in all, KV heads, granules, size], queries: [reqs, KV heads, group, size]."""
-    length, table = seen.length[rows], seen.block_table[rows, : seen.num_blocks].long()
-    complete = torch.arange(table.shape[1], device=table.device) < (length // seen.mask.block_size)[:, None]
-    lse = block_lse(queries, means[table]) + math.log(seen.mask.block_size // means.shape[2])
-    lse = lse.masked_fill(~complete[:, None, None], -torch.inf)
-    candidate = seen.mask.candidates(length, table.shape[1])
-    by_summary = lse.softmax(-1).sum((1, 2)).masked_fill(~candidate, -1.0)
-    best = by_summary.topk(min(CANDIDATES * seen.mask.top, table.shape[1]), dim=-1).indices  # [reqs, read]
-    keys = seen.keys(layer, table.gather(1, best).flatten()).unflatten(0, best.shape)
-    exact = block_lse(queries, keys)
-    at = best[:, None, None].expand_as(exact)
-    read = candidate.gather(1, best)[:, None, None]
-    return lse.scatter(-1, at, torch.where(read, exact, lse.gather(-1, at))).softmax(-1).sum((1, 2))
+    length, table, size = (
+        seen.length[rows, None],
+        seen.block_table[rows, : seen.num_blocks].long(),
+        seen.mask.block_size,
+    )
+    index = torch.arange(table.shape[1], device=table.device)
+    written, candidate = index * size < length, seen.mask.candidates(length[:, 0], table.shape[1])
+    lse = block_lse(queries, means[table]) + math.log(size // means.shape[2])
+    lse = lse.masked_fill((index >= length // size)[:, None, None], -torch.inf)
+    looks = lse.softmax(-1).sum((1, 2)).masked_fill(written & ~candidate, torch.inf).masked_fill(~written, -1.0)
+    read = looks.topk(blocks_read(seen.mask, table.shape[1]), dim=-1).indices  # [reqs, read]
+    keys = seen.keys(layer, table.gather(1, read).flatten()).unflatten(0, read.shape)
+    token = read[..., None] * size + torch.arange(size, device=table.device)
+    exact = block_lse(queries, keys, token < length[..., None])
+    return lse.scatter(-1, read[:, None, None].expand_as(exact), exact).softmax(-1).sum((1, 2))
 
 
-def block_lse(queries: Tensor, keys: Tensor) -> Tensor:
+def block_lse(queries: Tensor, keys: Tensor, written: Tensor | None = None) -> Tensor:
     """[reqs, KV heads, group, blocks] log-sum-exp of logits over the keys of a block.
 
-    queries: [reqs, KV heads, group, size] float32, scaled; keys: [reqs, blocks, KV heads, keys, size].
+    queries: [reqs, KV heads, group, size] float32, scaled; keys: [reqs, blocks, KV heads, keys, size];
+    written: [reqs, blocks, keys] bool, all by default.
     """
     logits = torch.einsum("rhgd,rbhkd->rhgbk", queries, keys.float())
+    if written is not None:
+        logits = logits.masked_fill(~written[:, None, None], -torch.inf)
     return logits.logsumexp(-1)
 
 
