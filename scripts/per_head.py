@@ -17,10 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, DynamicCache
 
 sys.path.insert(0, str(Path(__file__).parent / "demo_model"))
+from rope_index import original_rope_index  # noqa: E402
 from sign_video import SignVideo  # noqa: E402
 
 from vllm_std.lab.stats import difference  # noqa: E402
@@ -58,13 +59,22 @@ class Primed(Reference):
         return list(self.read[0]), self.read[1]
 
 
-def rope_index(input_ids, mm_token_type_ids, video_grid_thw, **_) -> tuple[Tensor, Tensor]:
-    """M-RoPE positions of a video between texts, as the model was taught them (tests/test_reference.py says more)."""
-    first, tokens = int(mm_token_type_ids[0].argmax()), input_ids.shape[1]
-    video = first + torch.cartesian_prod(*map(torch.arange, video_grid_thw[0] // torch.tensor([1, 2, 2]))).T
-    rest = int(video.max()) + 1 + torch.arange(tokens - first - video.shape[1])
-    positions = torch.cat([torch.arange(first).expand(3, -1), video, rest.expand(3, -1)], dim=1)[:, None]
-    return positions, rest[-1:, None] + 1 - tokens
+def load(folder: Path, kind):
+    """A model of transformers' class `kind` in float32, on one thread."""
+    torch.set_num_threads(1)
+    model = kind.from_pretrained(folder, dtype=torch.float32)
+    if kind is AutoModelForImageTextToText:
+        model.base_model.get_rope_index = original_rope_index
+    return model
+
+
+def read_records(out: Path) -> list[dict]:
+    return [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+
+
+def add_record(out: Path, row: dict) -> None:
+    with out.open("a") as file:
+        file.write(json.dumps(row) + "\n")
 
 
 def videos(folder: Path):
@@ -88,7 +98,7 @@ def texts(folder: Path, prompts: Path, count: int):
 
 
 def measure(out: Path, model, prompts, few: int) -> None:
-    rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    rows = read_records(out)
     attention, repeated = model.get_decoder().layers[0].self_attn, repeat_kv(model)
     for number, (prompt, inputs, tokens) in enumerate(prompts):
         length, first = inputs["input_ids"].shape[1], None
@@ -106,11 +116,8 @@ def measure(out: Path, model, prompts, few: int) -> None:
                     read = first._prompt(dict(inputs))
             its = (repeated, attention.num_key_value_groups) if view == "query" else (model, 1)
             decoded = Primed(its[0], options, first, read, its[1]).decode(inputs, tokens)
-            row |= {"top_k": options.top_k, "prompt_tokens": length, "rounds": len(decoded.rounds)}
-            row |= {"drafted": sum(len(done.drafts) for done in decoded.rounds)}
-            row |= {"accepted": sum(done.accepted for done in decoded.rounds), "tokens": decoded.tokens}
-            with out.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            row |= {"top_k": options.top_k, "prompt_tokens": length, **decoded.counts, "tokens": decoded.tokens}
+            add_record(out, row)
             print(*list(row.values())[:-1], flush=True)
 
 
@@ -146,14 +153,10 @@ def main() -> None:
     parser.add_argument("--few", type=int, default=0, help="prompts with the `query` view, and at 5 %% only; 0: all")
     args = parser.parse_args()
     if args.model:
-        torch.set_num_threads(1)
-        kind = AutoModelForCausalLM if args.prompts else AutoModelForImageTextToText
-        model = kind.from_pretrained(args.model, dtype=torch.float32)
-        if not args.prompts:
-            model.base_model.get_rope_index = rope_index
+        model = load(args.model, AutoModelForCausalLM if args.prompts else AutoModelForImageTextToText)
         prompts = texts(args.model, args.prompts, args.count) if args.prompts else videos(args.model)
         measure(args.out, model, prompts, args.few)
-    table([json.loads(line) for line in args.out.read_text().splitlines()])
+    table(read_records(args.out))
 
 
 if __name__ == "__main__":

@@ -7,12 +7,11 @@ prints the table.
 """
 
 import argparse
-import json
 from itertools import product
 from pathlib import Path
 
 import torch
-from per_head import SHARES, Primed, rope_index, videos
+from per_head import SHARES, Primed, add_record, load, read_records, videos
 from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
@@ -68,7 +67,7 @@ WAYS = {
 
 
 def measure(out: Path, model, prompts) -> None:
-    rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    rows = read_records(out)
     for prompt, inputs, tokens in prompts:
         length, first = inputs["input_ids"].shape[1], Reference(model, Options(1024, **SETTINGS))
         with torch.inference_mode():
@@ -79,11 +78,8 @@ def measure(out: Path, model, prompts) -> None:
                 continue
             options = Options(max(LEAST, round(share * length)), **SETTINGS, **changes)
             decoded = Primed(model, options, first, read, 1).decode(inputs, tokens)
-            row |= {"top_k": options.top_k, "prompt_tokens": length, "rounds": len(decoded.rounds)}
-            row |= {"drafted": sum(len(done.drafts) for done in decoded.rounds)}
-            row |= {"accepted": sum(done.accepted for done in decoded.rounds)}
-            with out.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            row |= {"top_k": options.top_k, "prompt_tokens": length, **decoded.counts}
+            add_record(out, row)
             print(*row.values(), flush=True)
 
 
@@ -102,11 +98,8 @@ def main() -> None:
     parser.add_argument("--model", type=Path)
     args = parser.parse_args()
     if args.model is not None:
-        torch.set_num_threads(1)
-        model = AutoModelForImageTextToText.from_pretrained(args.model, dtype=torch.float32)
-        model.base_model.get_rope_index = rope_index
-        measure(args.out, model, videos(args.model))
-    table([json.loads(line) for line in args.out.read_text().splitlines()])
+        measure(args.out, load(args.model, AutoModelForImageTextToText), videos(args.model))
+    table(read_records(args.out))
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ print("RESULT", out[0].outputs[0].token_ids, loaded)
     with_plugin, without = run("std,triton_cpu"), run("triton_cpu")
     assert with_plugin[0] == without[0]
     assert without[1] == "]"
-    assert with_plugin[1] == "'vllm_std', 'vllm_std.plugin', 'vllm_std.seams']"
+    assert with_plugin[1] == "'vllm_std', 'vllm_std.plugin', 'vllm_std.seams', 'vllm_std.seams.ledger']"
 
 
 @pytest.mark.parametrize("version", ["0.31.2", "0.34.0", "0.330.0", "1.0.0"])

@@ -7,10 +7,10 @@ a right choice; so what differs is shown with its scores, and differences below 
 import inspect
 import itertools
 
-import numpy as np
 import pytest
 import torch
 from conftest import SIGN_MODEL, greedy, speculator_of, std, token_prompts
+from rope_index import original_rope_index
 from sign_video import SignVideo
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
 
@@ -164,23 +164,6 @@ def test_vllm_drafts_as_the_oracle_does(engines, models, monkeypatch, name, sele
     for prompt in PROMPTS:
         with monkeypatch.context() as patch:
             check(llm, patch, prompt, reference, tensors(prompt))
-
-
-def original_rope_index(input_ids, mm_token_type_ids, video_grid_thw, **_) -> tuple[torch.Tensor, torch.Tensor]:
-    """M-RoPE positions as in vLLM and Qwen2-VL's own code: text goes on at a video's largest position + 1.
-
-    transformers 5 goes on at max(height, width). Returns [3, 1, tokens] and the offset of text that follows.
-    """
-    parts, start, grids = [], 0, iter(video_grid_thw.tolist())
-    for is_video, run in itertools.groupby(mm_token_type_ids[0].tolist()):
-        part = torch.arange(len(list(run))).expand(3, -1)
-        if is_video:
-            frames, height, width = next(grids)
-            part = torch.from_numpy(np.indices((frames, height // 2, width // 2)).reshape(3, -1))
-        parts.append(part + start)
-        start = int(parts[-1].max()) + 1
-    positions = torch.cat(parts, dim=1)[:, None]
-    return positions, torch.tensor([[start - positions.shape[-1]]])
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from vllm.config.utils import config
 from vllm_std.mask import MaskShape
 
 SelectionPolicy = Literal["verify", "exact", "text", "streaming", "random"]
+STATIC_POLICIES = ("text", "streaming")  # never scored again, so refresh does not apply to them
 DEFAULT_TOP_K, DEFAULT_FLOOR = 1024, 256
 CACHE_DTYPES = ("auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2")
 BACKENDS = ("FLASH_ATTN", "CPU_ATTN")
@@ -79,7 +80,7 @@ class StdConfig(SpeculativeConfig):
         _refuse("top_k_floor", self.top_k_floor, not share, "give top_k as a share of the context, such as 0.05")
         if share and self.top_k_floor is None:
             self.top_k_floor = min(DEFAULT_FLOOR, limit)
-        fixed = self.selection in ("text", "streaming")
+        fixed = self.selection in STATIC_POLICIES
         _refuse("refresh", self.refresh, fixed and self.refresh != 1, "use selection verify, exact or random")
         unscored = self.selection in ("streaming", "random")
         _refuse("coverage", self.coverage, unscored, "use selection verify, exact or text")

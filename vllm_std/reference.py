@@ -75,9 +75,15 @@ class Decoded:
     rounds: list[Round]
 
     @property
+    def counts(self) -> dict[str, int]:
+        """`rounds`, and tokens `drafted` and `accepted` in them."""
+        drafted, accepted = sum(len(r.drafts) for r in self.rounds), sum(r.accepted for r in self.rounds)
+        return {"rounds": len(self.rounds), "drafted": drafted, "accepted": accepted}
+
+    @property
     def acceptance(self) -> float:
         """Accepted share of drafted tokens."""
-        return sum(r.accepted for r in self.rounds) / max(1, sum(len(r.drafts) for r in self.rounds))
+        return self.counts["accepted"] / max(1, self.counts["drafted"])
 
 
 @dataclass

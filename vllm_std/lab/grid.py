@@ -3,8 +3,6 @@
 import itertools
 from dataclasses import dataclass, fields
 
-STATIC = ("text", "streaming")  # never selected again, so refresh does not apply to them
-
 
 @dataclass(frozen=True)
 class Cell:
@@ -37,6 +35,7 @@ def show_k(k: int | float) -> str:
 
 def make(policies: str, ks: str, gammas: str, refreshes: str, temperatures: str) -> list[Cell]:
     """Cells from comma-separated options. Raises ValueError naming the option, its value and what works."""
+    from vllm_std.config import STATIC_POLICIES
     from vllm_std.selection import POLICIES
 
     names = _parse("--policy", policies, str, lambda name: name in POLICIES, f"names among {', '.join(POLICIES)}")
@@ -48,7 +47,7 @@ def make(policies: str, ks: str, gammas: str, refreshes: str, temperatures: str)
     rounds = _parse("--refresh", refreshes, int, lambda n: n >= 1, whole)
     heats = _parse("--temperature", temperatures, float, lambda t: 0 <= t <= 10, "numbers from 0 to 10")
     every = itertools.product(heats, lengths, rounds, budgets, names)
-    return list(dict.fromkeys(Cell(p, k, g, 1 if p in STATIC else r, t) for t, g, r, k, p in every))
+    return list(dict.fromkeys(Cell(p, k, g, 1 if p in STATIC_POLICIES else r, t) for t, g, r, k, p in every))
 
 
 def _k(text: str) -> int | float:

@@ -1,103 +1,21 @@
-"""The seam ledger: every place where vllm-std touches the inside of vLLM, and nothing else does.
+"""The seams: every place where vllm-std touches the inside of vLLM; `seams.ledger` says why, and until when.
 
-Each entry says what is replaced or read, why vLLM's public surface is not enough, where upstream discusses it, and
-when the entry can go. What the draft loop imports from a worker stands in `seams.worker`. `install()` is re-entrant and
-cheap: it wraps functions that fall through to vLLM's own unless the speculative method is `std`. A seam that is missing
-makes one sentence at start-up, never a trace in mid-request.
+What the draft loop imports from a worker stands in `seams.worker`, what the acceptance lab reads in `seams.lab`.
+`install()` is re-entrant and cheap: it wraps functions that fall through to vLLM's own unless the speculative method is
+`std`. A seam that is missing makes one sentence at start-up, never a trace in mid-request.
 """
 
 import functools
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Literal, get_args
+
+from vllm_std.seams.ledger import LEDGER, Seam
 
 SUPPORTED_VLLM = ("0.32", "0.33")
 ANY_VERSION = "VLLM_STD_ANY_VERSION"
-
-
-@dataclass(frozen=True)
-class Seam:
-    name: str
-    replaces: str
-    why: str
-    upstream: str
-    remove_when: str
-
-
-LEDGER = (
-    Seam(
-        "cli",
-        "vllm.engine.arg_utils.EngineArgs.add_cli_args",
-        "choices of --spec-method come from a closed Literal, and --speculative-method is not a flag of vLLM",
-        "vLLM RFC #36219",
-        "out-of-tree methods can register a name",
-    ),
-    Seam(
-        "config",
-        "vllm.engine.arg_utils.EngineArgs.create_speculative_config",
-        "builds SpeculativeConfig by name; a method with options of its own needs a subclass",
-        "vLLM RFC #36979",
-        "vLLM asks a registry for the config class of a method",
-    ),
-    Seam(
-        "refusals",
-        "vllm.engine.arg_utils.EngineArgs.create_engine_config",
-        "only the finished VllmConfig shows runner, backend, parallelism and cache dtype together",
-        "vLLM RFC #51212",
-        "SpeculativeConfig gets a hook that sees the whole VllmConfig",
-    ),
-    Seam(
-        "speculator",
-        "vllm.v1.worker.gpu.spec_decode.init_speculator (and its name in gpu.model_runner)",
-        "a closed if/elif on the method name; `custom_class` exists for Model Runner V1 only",
-        "vLLM RFC #47351",
-        "Model Runner V2 builds out-of-tree speculators",
-    ),
-    Seam(
-        "async scheduling",
-        "the Literal vllm.config.vllm.NgramGPUTypes (vLLM 0.32; on 0.33 it has no effect)",
-        "0.32 switches async scheduling off for every method it does not know by name, on Model Runner V2 too",
-        "vLLM RFC #47351",
-        "support for vLLM 0.32 ends",
-    ),
-    Seam(
-        "memory",
-        "vllm.v1.executor.Executor.determine_available_memory",
-        "key summaries grow with the number of KV blocks, which vLLM derives from all memory that is free",
-        "none",
-        "a speculator can ask for memory by the KV block",
-    ),
-    Seam(
-        "queries",
-        "Attention.impl.forward of each target layer (reads the query, then calls it unchanged)",
-        "no hook gives a speculator the target's queries; a module hook is lost in torch.compile",
-        "vLLM RFC #47351",
-        "vLLM hands queries to speculators as it hands auxiliary hidden states",
-    ),
-    Seam(
-        "table per layer",
-        "the attention metadata dict of a draft step (copied, with another block table for each layer)",
-        "builders make one metadata for all layers of a KV cache group",
-        "vLLM RFC #47351",
-        "metadata builders accept a block table per layer",
-    ),
-    Seam(
-        "key layout",
-        "Attention.impl.do_kv_cache_update on the null block (a pattern is written and read back once)",
-        "the interior of a KV block is the backend's secret; the CPU kernels pack it by instruction set",
-        "none",
-        "backends describe the layout of a block",
-    ),
-    Seam(
-        "lab",
-        "five parts of an in-process engine, listed in seams.lab; `vllm-std acceptance` alone goes there",
-        "vLLM counts drafts for all requests together, and fixes draft length and drafter at start-up",
-        "none",
-        "RequestOutput tells the drafts of its request, and a speculator's options can change",
-    ),
-)
+__all__ = ["LEDGER", "Seam", "install", "is_std", "require_supported_version", "vllm_version"]
 
 
 def vllm_version() -> str:

@@ -1,0 +1,90 @@
+"""The seam ledger: what of vLLM's inside vllm-std replaces or reads, and nothing else does.
+
+Each entry says why vLLM's public surface is not enough, where upstream discusses it, and when the entry can go.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Seam:
+    name: str
+    replaces: str
+    why: str
+    upstream: str
+    remove_when: str
+
+
+LEDGER = (
+    Seam(
+        "cli",
+        "vllm.engine.arg_utils.EngineArgs.add_cli_args",
+        "choices of --spec-method come from a closed Literal, and --speculative-method is not a flag of vLLM",
+        "vLLM RFC #36219",
+        "out-of-tree methods can register a name",
+    ),
+    Seam(
+        "config",
+        "vllm.engine.arg_utils.EngineArgs.create_speculative_config",
+        "builds SpeculativeConfig by name; a method with options of its own needs a subclass",
+        "vLLM RFC #36979",
+        "vLLM asks a registry for the config class of a method",
+    ),
+    Seam(
+        "refusals",
+        "vllm.engine.arg_utils.EngineArgs.create_engine_config",
+        "only the finished VllmConfig shows runner, backend, parallelism and cache dtype together",
+        "vLLM RFC #51212",
+        "SpeculativeConfig gets a hook that sees the whole VllmConfig",
+    ),
+    Seam(
+        "speculator",
+        "vllm.v1.worker.gpu.spec_decode.init_speculator (and its name in gpu.model_runner)",
+        "a closed if/elif on the method name; `custom_class` exists for Model Runner V1 only",
+        "vLLM RFC #47351",
+        "Model Runner V2 builds out-of-tree speculators",
+    ),
+    Seam(
+        "async scheduling",
+        "the Literal vllm.config.vllm.NgramGPUTypes (vLLM 0.32; on 0.33 it has no effect)",
+        "0.32 switches async scheduling off for every method it does not know by name, on Model Runner V2 too",
+        "vLLM RFC #47351",
+        "support for vLLM 0.32 ends",
+    ),
+    Seam(
+        "memory",
+        "vllm.v1.executor.Executor.determine_available_memory",
+        "key summaries grow with the number of KV blocks, which vLLM derives from all memory that is free",
+        "none",
+        "a speculator can ask for memory by the KV block",
+    ),
+    Seam(
+        "queries",
+        "Attention.impl.forward of each target layer (reads the query, then calls it unchanged)",
+        "no hook gives a speculator the target's queries; a module hook is lost in torch.compile",
+        "vLLM RFC #47351",
+        "vLLM hands queries to speculators as it hands auxiliary hidden states",
+    ),
+    Seam(
+        "table per layer",
+        "the attention metadata dict of a draft step (copied, with another block table for each layer)",
+        "builders make one metadata for all layers of a KV cache group",
+        "vLLM RFC #47351",
+        "metadata builders accept a block table per layer",
+    ),
+    Seam(
+        "key layout",
+        "Attention.impl.do_kv_cache_update on the null block (a pattern is written and read back once); with an fp8 "
+        "cache also Attention._k_scale_float, _q_scale_float and query_quant, which are read",
+        "the interior of a KV block is the backend's secret: the CPU kernels pack it by instruction set, fp8 is bytes",
+        "none",
+        "backends describe the layout of a block",
+    ),
+    Seam(
+        "lab",
+        "five parts of an in-process engine, listed in seams.lab; `vllm-std acceptance` alone goes there",
+        "vLLM counts drafts for all requests together, and fixes draft length and drafter at start-up",
+        "none",
+        "RequestOutput tells the drafts of its request, and a speculator's options can change",
+    ),
+)
