@@ -14,8 +14,10 @@ from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackendImpl, CPUAtte
 
 from vllm_std.mask import MaskShape
 from vllm_std.seams.worker import KeyReader
-from vllm_std.selection import KeySummaries, Observation, Ranking
-from vllm_std.selection.attention import CANDIDATES, all_queries, exact_mass, last_query, summarised_mass
+from vllm_std.selection import KeySummaries, Observation, Round
+from vllm_std.selection.attention import all_queries, exact_mass, last_query
+from vllm_std.selection.ranking import Ranking
+from vllm_std.selection.scoring import CANDIDATES, Scorer
 from vllm_std.selection.summaries import granule
 
 pytestmark = [pytest.mark.fast, pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU backend's kernels")]
@@ -89,12 +91,16 @@ def test_masked_attention_equals_attention_over_the_kept_tokens(block_size, head
     cache = Cache(block_size, heads, head_size, dtype, lengths)
     shape = MaskShape(block_size, sink=1, top=3, recent=block_size)
     length = torch.tensor(lengths) - 1  # verified before the token whose query this is
-    rows, ranking = torch.arange(len(lengths)), Ranking(shape, 1, len(lengths), None, torch.device("cpu"))
-    ranking.remember(0, rows, torch.rand(len(lengths), cache.block_table.shape[1]), length)
-    chosen, budget = ranking.choose(rows, length)
-    table = shape.table(chosen, budget, cache.block_table, length, shape.width(1))[0]
+    rows, seen = len(lengths), Round(torch.arange(len(lengths)), cache.block_table)
+    seen.begin(length, length * 0, torch.ones(2, rows, dtype=torch.int32))
+    ranking = Ranking(shape, 1, rows, max(lengths), None, torch.device("cpu"))
+    ranking.remember(torch.rand(rows, cache.block_table.shape[1]), seen, rows, 0, rows)
+    tables, masked = torch.zeros(1, rows, shape.width(1), dtype=torch.int32), torch.zeros(rows, dtype=torch.int32)
+    ranking.fill(tables, masked, seen, rows)
+    table = tables[0]
+    # A first token has nothing verified before it, and is not drafted after.
+    masked[0], table[0, 0] = 1, cache.block_table[0, 0]
     query = torch.randn(len(lengths), heads[0], head_size).to(dtype)
-    masked = (torch.tensor(lengths) - shape.dropped_tokens(length, budget)).int()
     out = cache.attend(query, table, masked)
     for row, n in enumerate(lengths):
         physical = table[row, : -(-int(masked[row]) // block_size)].tolist()
@@ -159,21 +165,22 @@ class Seen:
         self.cache = cache = Cache(block_size, heads, head_size, dtype, lengths)
         self.queries = torch.randn(1, len(lengths), window, heads[0], head_size).to(dtype)
         read, granules = KeyReader(cache.layer), block_size // granule(block_size)
-
-        def keys(_, blocks):
-            return read(cache.layer, blocks)
-
+        self.mask = MaskShape(block_size, sink=1, top=top, recent=block_size)
+        self.round, self.keys = Round(torch.arange(3), cache.block_table), read.cache([cache.layer])
+        last = torch.tensor(self.verified) - 1
+        self.round.begin(torch.tensor(lengths), last, torch.ones(2, 3, dtype=torch.int32))
         shape = (1, len(cache.layer.kv_cache), cache.kv_heads, granules, head_size)
         self.summaries = KeySummaries(shape, dtype, torch.device("cpu"))
-        for row, n in enumerate(lengths):
-            self.summaries.update(keys, cache.block_table[row, : n // block_size])
+        self.summaries.update(self.keys, self.round.length, self.round.table, range(3), 12)
         self.observation = Observation(
-            queries=self.queries, num_queries=torch.tensor(self.verified), length=torch.tensor(lengths),
-            max_length=np.array(lengths) + 3, slots=torch.arange(3), slots_np=np.arange(3),
-            drafting=np.ones(3, bool), prompt_done=np.zeros(3, bool), block_table=cache.block_table, keys=keys,
-            means=self.summaries.means,
-            mask=MaskShape(block_size, sink=1, top=top, recent=block_size), scales=[head_size**-0.5],
+            queries=self.queries, last=last, length=torch.tensor(lengths), max_length=np.array(lengths) + 3,
+            block_table=cache.block_table, keys=lambda _, blocks: read(cache.layer, blocks), mask=self.mask,
+            scales=[head_size**-0.5],
         )  # fmt: skip
+
+    def scorer(self) -> Scorer:
+        scales = torch.tensor(self.observation.scales)
+        return Scorer(self.mask, self.summaries.means, self.queries, scales, self.cache.block_table.shape[1])
 
     def logits(self, row: int, rows) -> torch.Tensor:
         """[queries, heads, keys] float64."""
@@ -200,49 +207,75 @@ def test_exact_mass_is_the_attention_of_the_verified_queries(block_size, heads, 
 @pytest.mark.parametrize("block_size,heads,head_size,dtype", GRID[::5])
 def test_summaries_are_the_mean_keys_of_complete_granules(block_size, heads, head_size, dtype):
     seen = Seen(block_size, heads, head_size, dtype)
-    size = granule(block_size)
+    size, close = granule(block_size), 1e-6 if dtype == torch.float32 else 1e-2
     for row, n in enumerate(seen.cache.lengths):
         complete = n // block_size
         keys = seen.cache.keys[row][: complete * block_size].float().unflatten(0, (complete, -1, size)).mean(2)
         means = seen.summaries.means[0, seen.cache.block_table[row, :complete].long()].transpose(1, 2)
-        assert torch.equal(means, keys.to(dtype))
+        torch.testing.assert_close(means.float(), keys, atol=close, rtol=close)
+    untouched = torch.ones(len(seen.summaries.means[0]), dtype=torch.bool)
+    untouched[torch.cat([t[: n // block_size] for t, n in zip(seen.cache.block_table, seen.cache.lengths)]).long()] = 0
+    assert not seen.summaries.means[0, untouched].any()
 
 
-@pytest.mark.parametrize("at_once", [1, 2**16])
+def plain_mass(seen: Seen, row: int) -> tuple[torch.Tensor, list[int]]:
+    """([blocks] scores of `verify` in float64, the blocks read), by its definition."""
+    (n, verified), cache, mask = (seen.cache.lengths[row], seen.verified[row]), seen.cache, seen.mask
+    size, blocks, complete = mask.block_size, -(-n // mask.block_size), n // mask.block_size
+    fine = seen.logits(row, slice(verified - 1, verified))[0].split(size, 1)
+    fine = torch.stack([block.logsumexp(-1) for block in fine], 1)
+    means = seen.summaries.means[0, cache.block_table[row, :complete].long()].double()
+    means = means.repeat_interleave(cache.heads // cache.kv_heads, 1)  # [blocks, heads, granules, size]
+    rough = torch.einsum("hd,bhgd->hbg", seen.queries[0, row, verified - 1].double(), means) * cache.head_size**-0.5
+    rough = rough.repeat_interleave(granule(size), -1).logsumexp(-1)
+    looks = rough.softmax(-1).sum(0)
+    rough = torch.cat([rough, torch.full((cache.heads, blocks - complete), -torch.inf)], 1)
+    candidates = range(mask.sink, (n - mask.recent) // size)
+    read = [*set(range(blocks)) - set(candidates), *sorted(candidates, key=lambda block: -looks[block])]
+    read = read[: CANDIDATES * mask.top + 3]
+    rough[:, read] = fine[:, read]
+    return rough.softmax(-1).sum(0), sorted(read)
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3])
 @pytest.mark.parametrize("block_size,heads,head_size,dtype", GRID[::5])
-def test_summarised_mass_reads_the_best_blocks_and_estimates_the_others(
+def test_verify_reads_the_best_blocks_and_estimates_the_others(
     block_size, heads, head_size, dtype, at_once, monkeypatch
 ):
-    """Against a plain reading in float64: means everywhere, keys for sink, recent and the best-looking candidates."""
-    monkeypatch.setattr("vllm_std.selection.attention.AT_ONCE", at_once)
-    seen = Seen(block_size, heads, head_size, dtype, top=1)
-    got = summarised_mass(seen.observation, 0)
-    for row, (n, verified) in enumerate(zip(seen.cache.lengths, seen.verified)):
-        complete, size, blocks = n // block_size, granule(block_size), -(-n // block_size)
-        fine = seen.logits(row, slice(verified - 1, verified))[0].split(block_size, 1)
-        fine = torch.stack([block.logsumexp(-1) for block in fine], 1)
-        means = seen.summaries.means[0, seen.cache.block_table[row, :complete].long()].double()
-        means = means.repeat_interleave(heads[0] // heads[1], 1)  # [blocks, heads, granules, size]
-        rough = torch.einsum("hd,bhgd->hbg", seen.queries[0, row, verified - 1].double(), means) * head_size**-0.5
-        rough = rough.repeat_interleave(size, -1).logsumexp(-1)
-        looks = rough.softmax(-1).sum(0)
-        rough = torch.cat([rough, torch.full((heads[0], blocks - complete), -torch.inf)], 1)
-        candidates = range(1, (n - block_size) // block_size)
-        always = set(range(blocks)) - set(candidates)
-        read = [*always, *sorted(candidates, key=lambda block: -looks[block])][: CANDIDATES + 3]
-        rough[:, read] = fine[:, read]
-        torch.testing.assert_close(got[row, :blocks].double(), rough.softmax(-1).sum(0), atol=2e-3, rtol=2e-3)
-        assert not got[row, blocks:].any()
+    """However many (layer, request) pairs go at once."""
+    seen, got, chosen = Seen(block_size, heads, head_size, dtype, top=1), {}, {}
+    scorer = seen.scorer()
+    scorer.pairs = at_once
+
+    class Taker:
+        def remember(self, mass, round, num_rows, first, pairs):
+            for pair in range(pairs):
+                blocks = -(-seen.cache.lengths[first + pair] // block_size)
+                got[first + pair] = mass[pair, :blocks].clone()
+                chosen[first + pair] = scorer.chosen[pair, : min(blocks, scorer.read)].tolist()
+
+    scorer.run(seen.keys, seen.round, 3, Taker())
+    for row in range(3):
+        expected, read = plain_mass(seen, row)
+        assert chosen[row] == read
+        torch.testing.assert_close(got[row].double(), expected, atol=2e-3, rtol=2e-3)
+
+
+@pytest.mark.parametrize("num_rows", [1, 2, 3])
+def test_rows_not_to_be_scored_keep_what_they_had(num_rows):
+    seen = Seen(32, (4, 2), 64, torch.float32)
+    ranking = Ranking(seen.mask, 1, 3, 1024, None, torch.device("cpu"))
+    ranking.blocks.fill_(-7)
+    flags = torch.tensor([[1, 1, 1], [0, 1, 0]], dtype=torch.int32)
+    seen.round.begin(torch.tensor(seen.cache.lengths), seen.observation.last, flags)
+    seen.scorer().run(seen.keys, seen.round, num_rows, ranking)
+    assert [(row != -7).all().item() for row in ranking.blocks[0]] == [False, num_rows > 1, False]
 
 
 @pytest.mark.parametrize("block_size", [32, 64, 128])
 def test_a_round_reads_one_thirty_second_of_the_kv_bytes_and_the_candidates(block_size):
     seen = Seen(block_size, (4, 2), 64, torch.bfloat16)
-    read, observation = [], seen.observation
-    keys = observation.keys
-    observation.keys = lambda layer, blocks: read.append(len(blocks)) or keys(layer, blocks)
-    summarised_mass(observation, 0)
-    always = observation.mask.sink + 2  # the recent window of one block lies in two
-    assert sum(read) <= (CANDIDATES * observation.mask.top + always) * len(seen.cache.lengths)
+    always = seen.mask.sink + 2  # the recent window of one block lies in two
+    assert seen.scorer().chosen.shape[1] == CANDIDATES * seen.mask.top + always
     kv, means = seen.cache.layer.kv_cache, seen.summaries.means[0]
     assert means[0].nbytes * 32 == kv[0].nbytes

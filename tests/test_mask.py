@@ -1,10 +1,12 @@
-"""The block mask against a plain Python reading of its definition."""
+"""The block mask, as the kernels make it, against a plain Python reading of its definition."""
 
+import numpy as np
 import pytest
 import torch
 
 from vllm_std.mask import MaskShape
-from vllm_std.selection import Ranking
+from vllm_std.selection import Round
+from vllm_std.selection.ranking import Ranking
 
 pytestmark = pytest.mark.fast
 
@@ -28,14 +30,35 @@ def random_case(shape: MaskShape, lengths: list[int], layers: int = 3):
     return scores, block_table, torch.tensor(lengths)
 
 
+class Masks:
+    """Requests in the rows of a batch, backwards in the slots of vLLM's request state."""
+
+    def __init__(self, shape: MaskShape, block_table, layers=3, gamma=5, coverage=None):
+        rows = len(block_table)
+        self.rows, self.layers = rows, layers
+        self.seen = Round(torch.arange(rows).flip(0), block_table)
+        self.ranking = Ranking(shape, layers, rows, 4096, coverage, torch.device("cpu"))
+        self.tables = torch.full((layers, rows, shape.width(gamma)), -1, dtype=torch.int32)
+
+    def score(self, scores, length) -> None:
+        self.seen.begin(length, length * 0, torch.ones(2, self.rows, dtype=torch.int32))
+        self.ranking.reset(np.arange(self.rows))
+        for layer, score in enumerate(scores):
+            self.ranking.remember(score, self.seen, self.rows, layer * self.rows, self.rows)
+
+    def fill(self, length):
+        """([layers, reqs, width] tables, [reqs] tokens they hold)"""
+        self.seen.begin(length, length * 0, torch.ones(2, self.rows, dtype=torch.int32))
+        seq_lens = torch.full((self.rows,), 99, dtype=torch.int32)
+        self.ranking.fill(self.tables, seq_lens, self.seen, self.rows)
+        return self.tables, seq_lens - 1
+
+
 def masked(shape: MaskShape, scores, block_table, length, gamma=5, coverage=None):
-    """(table, budget) of requests scored just now."""
-    rows = torch.arange(len(length))
-    ranking = Ranking(shape, len(scores), len(length), coverage, torch.device("cpu"))
-    for layer, score in enumerate(scores):
-        ranking.remember(layer, rows, score, length)
-    chosen, budget = ranking.choose(rows, length)
-    return shape.table(chosen, budget, block_table, length, shape.width(gamma)), budget
+    """(tables, tokens they hold) of requests scored just now."""
+    masks = Masks(shape, block_table, len(scores), gamma, coverage)
+    masks.score(scores, length)
+    return masks.fill(length)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -51,12 +74,12 @@ def test_table_holds_the_kept_blocks_in_order(shape, lengths):
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_masked_length_counts_the_tokens_of_the_kept_blocks(shape):
-    for n in LENGTHS:
+    scores, block_table, length = random_case(shape, LENGTHS)
+    _, kept = masked(shape, scores, block_table, length)
+    for n, tokens in zip(LENGTHS, kept.tolist()):
         blocks = kept_blocks(shape, [0.0] * (n // shape.block_size + 1), n)
-        length = torch.tensor([n])
-        kept = n - int(shape.dropped_tokens(length, shape.budget(length)))
-        assert kept == (len(blocks) - 1) * shape.block_size + n % shape.block_size
-        assert kept <= shape.max_length
+        assert tokens == (len(blocks) - 1) * shape.block_size + n % shape.block_size
+        assert tokens <= shape.max_length
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -64,30 +87,39 @@ def test_drafted_tail_continues_in_the_requests_own_blocks(shape):
     """The slots of gamma drafted tokens are where the masked table says the next tokens are."""
     gamma = 5
     scores, block_table, length = random_case(shape, LENGTHS)
-    table, budget = masked(shape, scores, block_table, length, gamma)
-    for row, n in enumerate(LENGTHS):
-        kept = n - int(shape.dropped_tokens(length, budget)[row])
+    table, kept = masked(shape, scores, block_table, length, gamma)
+    for row, (n, tokens) in enumerate(zip(LENGTHS, kept.tolist())):
         for step in range(gamma):
-            here, there = (kept + step) // shape.block_size, (n + step) // shape.block_size
+            here, there = (tokens + step) // shape.block_size, (n + step) // shape.block_size
             assert table[0, row, here] == block_table[row, there]
-            assert (kept + step) % shape.block_size == (n + step) % shape.block_size
+            assert (tokens + step) % shape.block_size == (n + step) % shape.block_size
 
 
 def test_a_context_not_longer_than_the_mask_is_kept_whole():
     shape = MaskShape.plan(top_k=512, sink=16, recent=64, block_size=16, max_model_len=4096)
-    length = torch.arange(1, 513)
-    assert shape.dropped_tokens(length, shape.budget(length)).max() == 0
+    scores, block_table, length = random_case(shape, list(range(1, 513, 7)), layers=1)
+    assert torch.equal(masked(shape, scores, block_table, length)[1], length)
+
+
+def test_rows_that_do_not_draft_are_left_alone():
+    shape = SHAPES[0]
+    scores, block_table, _ = random_case(shape, [640, 1000])
+    masks = Masks(shape, block_table)
+    masks.seen.begin(torch.tensor([640]), torch.tensor([0]), torch.tensor([[0], [0]]))
+    seq_lens = torch.tensor([641, 0], dtype=torch.int32)
+    masks.ranking.fill(masks.tables, seq_lens, masks.seen, 2)
+    assert (masks.tables == -1).all() and seq_lens.tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("share,floor", [(0.05, 0), (0.125, 256), (1.0, 0)])
 def test_a_share_of_the_context_is_kept_and_no_less_than_the_floor(share, floor):
     shape = MaskShape.plan(share, sink=16, recent=32, block_size=16, max_model_len=4096, floor=floor)
     scores, block_table, length = random_case(shape, LENGTHS)
-    table, budget = masked(shape, scores, block_table, length)
-    for row, n in enumerate(LENGTHS):
-        tokens = (int(budget[row]) + shape.sink) * 16 + 32
+    table, _ = masked(shape, scores, block_table, length)
+    for row, (n, budget) in enumerate(zip(LENGTHS, shape.budget(length).tolist())):
+        tokens = (budget + shape.sink) * 16 + 32
         assert tokens - 16 < max(share * n, floor, 64) <= tokens, "sink, recent window and one block are the least"
-        blocks = kept_blocks(shape, scores[0, row].tolist(), n, int(budget[row]))
+        blocks = kept_blocks(shape, scores[0, row].tolist(), n, budget)
         assert table[0, row, : len(blocks)].tolist() == block_table[row, blocks].tolist()
 
 
@@ -95,35 +127,38 @@ def test_a_share_of_the_context_is_kept_and_no_less_than_the_floor(share, floor)
 def test_coverage_keeps_as_few_blocks_as_hold_that_share_of_the_mass_in_every_layer(coverage):
     shape = SHAPES[0]
     scores, block_table, length = random_case(shape, [640, 1000])
-    written = torch.arange(scores.shape[-1]) <= length[:, None] // 16
+    written = torch.arange(scores.shape[-1]) < -(-length[:, None] // 16)
     scores = scores**8 * written  # some blocks hold most of it
-    _, budget = masked(shape, scores, block_table, length, coverage=coverage)
+    _, kept = masked(shape, scores, block_table, length, coverage=coverage)
     for row, n in enumerate(length.tolist()):
         mass = scores[:, row].double()
         shares = [
-            min(float(layer[kept_blocks(shape, layer.tolist(), n, keep)].sum() / layer.sum()) for layer in mass)
+            min(
+                float(layer[[b for b in kept_blocks(shape, layer.tolist(), n, keep) if b < -(-n // 16)]].sum() / layer.sum())
+                for layer in mass
+            )
             for keep in range(shape.top + 1)
         ]
-        enough = [keep for keep, share in enumerate(shares) if share >= coverage]
-        assert int(budget[row]) == max(1, min(enough, default=shape.top))
+        enough = max(1, min([keep for keep, share in enumerate(shares) if share >= coverage], default=shape.top))
+        assert int(kept[row]) == (len(kept_blocks(shape, scores[0, row].tolist(), n, enough)) - 1) * 16 + n % 16
 
 
 def test_what_left_the_recent_window_since_the_scoring_takes_the_place_of_the_lowest_ranked():
     shape = MaskShape(16, sink=1, top=4, recent=32)
-    ranking = Ranking(shape, 1, 1, None, torch.device("cpu"))
-    row, scores = torch.tensor([0]), torch.zeros(1, 64)
-    scores[0, [5, 9, 20, 3]] = torch.tensor([4.0, 3.0, 2.0, 1.0])
-    ranking.remember(0, row, scores, torch.tensor([640]))  # the recent window begins in block 38
+    masks = Masks(shape, torch.arange(64, dtype=torch.int32)[None], layers=1)
+    scores = torch.zeros(1, 1, 64)
+    scores[0, 0, [5, 9, 20, 3]] = torch.tensor([4.0, 3.0, 2.0, 1.0])
+    masks.score(scores, torch.tensor([640]))  # the recent window begins in block 38
     for length, expected in [
         (640, [3, 5, 9, 20]),
         (656, [5, 9, 20, 38]),
         (688, [5, 38, 39, 40]),
         (900, [50, 51, 52, 53]),
     ]:
-        assert ranking.choose(row, torch.tensor([length]))[0].flatten().tolist() == expected
+        assert masks.fill(torch.tensor([length]))[0][0, 0, 1:5].tolist() == expected
 
 
-@pytest.mark.parametrize("poison", [torch.nan, torch.inf, -torch.inf, 0.0])
+@pytest.mark.parametrize("poison", [torch.nan, torch.inf, -torch.inf, 0.0, -1.0])
 def test_senseless_scores_still_give_blocks_of_the_request(poison):
     shape, n = SHAPES[0], 1000
     scores, block_table, length = random_case(shape, [n])

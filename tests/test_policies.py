@@ -5,7 +5,10 @@ import pytest
 import torch
 
 from vllm_std.mask import MaskShape
-from vllm_std.selection import POLICIES, Observation, QueryWindow, Ranking
+from vllm_std.selection import POLICIES, KeySummaries, Observation, QueryWindow, Round
+from vllm_std.selection.keys import KeyCache
+from vllm_std.selection.ranking import Ranking
+from vllm_std.selection.scoring import Scorer
 
 pytestmark = pytest.mark.fast
 
@@ -18,36 +21,54 @@ class Context:
 
     def __init__(self, lengths):
         torch.manual_seed(0)
-        self.lengths = lengths
-        self.cache = torch.randn(LAYERS, len(lengths) * 64, KV_HEADS, BLOCK, SIZE)
-        self.queries = torch.randn(LAYERS, len(lengths), WINDOW, HEADS, SIZE)
-        self.ranking = Ranking(SHAPE, LAYERS, 8, None, torch.device("cpu"))
+        self.lengths, rows = lengths, len(lengths)
+        self.cache = torch.randn(LAYERS, rows * 64, KV_HEADS, BLOCK, SIZE)
+        self.queries = torch.randn(LAYERS, rows, WINDOW, HEADS, SIZE)
+        self.seen = Round(torch.arange(rows), torch.arange(64 * rows, dtype=torch.int32).view(rows, 64))
+        self.ranking = Ranking(SHAPE, LAYERS, rows, 1024, None, torch.device("cpu"))
+        self.rounds, self.scales = np.zeros(rows, int), torch.full((LAYERS,), SIZE**-0.5)
+        self.tables = torch.zeros(LAYERS, rows, SHAPE.width(4), dtype=torch.int32)
+        summaries = KeySummaries((LAYERS, rows * 64, KV_HEADS, 1, SIZE), torch.float32, torch.device("cpu"))
+        self.keys = KeyCache(
+            addresses=torch.tensor([keys.data_ptr() for keys in self.cache], dtype=torch.uint64),
+            key_scales=torch.ones(LAYERS), order=torch.arange(BLOCK * SIZE).view(BLOCK, SIZE).int(), plain=True,
+            strides=self.cache[0].stride()[:3], kv_heads=KV_HEADS, dtype=torch.float32,
+        )  # fmt: skip
+        everything = torch.full((rows,), 64 * BLOCK, dtype=torch.int32)
+        summaries.update(self.keys, everything, self.seen.table, range(rows), 64)
+        self.scorer = Scorer(SHAPE, summaries.means, self.queries, self.scales, 64)
 
     def point_at(self, row: int, block: int) -> None:
         key = self.cache[:, row * 64 + block, :, 3]
         self.queries[:, row] = 3 * key.repeat_interleave(HEADS // KV_HEADS, 1)[:, None]
 
-    def seen(self) -> Observation:
-        rows = len(self.lengths)
+    def score(self, policy, due) -> None:
+        rows, seen = len(self.lengths), self.observation()
+        for layer in range(LAYERS):
+            mass = seen.zeros()
+            mass[torch.from_numpy(due)] = policy.score(seen.of(due), layer)
+            self.ranking.remember(mass, self.seen, rows, layer * rows, rows)
+
+    def observation(self) -> Observation:
         return Observation(
-            queries=self.queries, num_queries=torch.full((rows,), WINDOW), length=torch.tensor(self.lengths),
-            max_length=np.array(self.lengths), slots=torch.arange(rows), slots_np=np.arange(rows),
-            drafting=np.ones(rows, bool), prompt_done=np.zeros(rows, bool),
-            block_table=torch.arange(64 * rows).view(rows, 64),
-            keys=lambda layer, blocks: self.cache[layer, blocks], means=self.cache.mean(3, keepdim=True), mask=SHAPE,
-            scales=[SIZE**-0.5] * LAYERS,
+            queries=self.queries, last=torch.full((len(self.lengths),), WINDOW - 1), length=torch.tensor(self.lengths),
+            max_length=np.array(self.lengths), block_table=self.seen.table,
+            keys=lambda layer, blocks: self.cache[layer, blocks.long()], mask=SHAPE, scales=self.scales.tolist(),
         )  # fmt: skip
 
     def choose(self, policy, refresh=1) -> torch.Tensor:
         """A round of both requests: [layers, requests, top] block indices."""
-        slots = torch.arange(len(self.lengths))
-        due = policy.due(self.ranking.rounds[: len(slots)], refresh)
-        self.ranking.rounds += 1
-        if due.any():
-            seen = self.seen().of(due)
-            for layer in range(LAYERS):
-                self.ranking.remember(layer, seen.slots, policy.score(seen, layer), seen.length)
-        return self.ranking.choose(slots, torch.tensor(self.lengths))[0]
+        rows, length = len(self.lengths), torch.tensor(self.lengths)
+        due = policy.due(self.rounds, refresh)
+        self.rounds += 1
+        flags = torch.from_numpy(np.stack([np.ones(rows), due]).astype(np.int32))
+        self.seen.begin(length, torch.full((rows,), WINDOW - 1), flags)
+        if policy.needs_summaries:
+            self.scorer.run(self.keys, self.seen, rows, self.ranking)
+        elif due.any():
+            self.score(policy, due)
+        self.ranking.fill(self.tables, torch.zeros(rows, dtype=torch.int32), self.seen, rows)
+        return self.tables[:, :, SHAPE.sink : SHAPE.sink + SHAPE.top] % 64
 
 
 @pytest.fixture
@@ -67,9 +88,9 @@ def test_the_mask_follows_the_query_verified_last(context, name):
 
 def test_refresh_keeps_a_choice_for_so_many_rounds_and_counts_them_by_request(context):
     context.point_at(0, 5)
-    context.ranking.rounds[1] = 2
+    context.rounds[1] = 2
     first = context.choose(POLICIES["verify"], refresh=3)
-    assert (context.ranking.blocks[:, 1] == context.ranking.blocks[:, 7]).all(), "the second is not due"
+    assert context.ranking.frontier.tolist() == [24, 0], "the second is not due"
     context.point_at(0, 17)
     for _ in range(2):
         assert torch.equal(context.choose(POLICIES["verify"], refresh=3)[:, 0], first[:, 0])
@@ -96,7 +117,7 @@ def test_a_row_of_the_batch_may_come_back_as_another_request(context):
     context.point_at(0, 5)
     context.choose(POLICIES["text"])
     context.point_at(0, 17)
-    context.ranking.rounds[0] = 0
+    context.rounds[0] = 0
     assert (context.choose(POLICIES["text"])[:, 0] == 17).any(-1).all()
 
 
@@ -113,11 +134,11 @@ def test_random_draws_anew_for_each_layer_and_round(context):
 @pytest.mark.parametrize("query_lens,rejected", [([4, 4], [0, 3]), ([1, 4], [0, 2]), ([300, 2], [0, 0])])
 def test_the_window_keeps_the_last_queries_and_counts_the_verified(query_lens, rejected):
     window = QueryWindow((LAYERS, 8, WINDOW, HEADS, SIZE), torch.float32, torch.device("cpu"))
-    starts = torch.tensor([0, *np.cumsum(query_lens)])
+    starts = torch.tensor([0, *np.cumsum(query_lens)]).int()
     queries = torch.randn(sum(query_lens), HEADS, SIZE)
     window.see(1, queries, starts)
-    counted = window.count(starts, torch.tensor(rejected))
+    last = window.last(starts, torch.tensor(rejected))
     for row, (n, lost) in enumerate(zip(query_lens, rejected)):
         kept = min(n, WINDOW)
-        assert counted[row] == kept - lost
+        assert last[row] == kept - lost - 1
         assert torch.equal(window.kept[1, row, :kept], queries[starts[row + 1] - kept : starts[row + 1]])

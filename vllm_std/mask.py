@@ -78,33 +78,3 @@ class MaskShape:
         tokens = (length.double() * self.share).clamp(min=self.floor)
         blocks = (tokens / self.block_size).ceil().long()
         return (blocks - self.sink - cdiv(self.recent, self.block_size)).clamp(1, self.top)
-
-    def first_recent(self, length: Tensor) -> Tensor:
-        """[reqs] index of the block in which the recent window begins; `length`: [reqs] verified tokens."""
-        return (length - self.recent).clamp(min=0) // self.block_size
-
-    def candidates(self, length: Tensor, num_blocks: int) -> Tensor:
-        """[reqs, num_blocks] bool: the blocks between sink and recent window."""
-        index = torch.arange(num_blocks, device=length.device)
-        return (index >= self.sink) & (index < self.first_recent(length)[:, None])
-
-    def dropped_tokens(self, length: Tensor, budget: Tensor) -> Tensor:
-        """[reqs] tokens the mask leaves out; what a draft step attends to is the true length less these."""
-        return (self.first_recent(length) - self.sink - budget).clamp(min=0) * self.block_size
-
-    def table(self, chosen: Tensor, budget: Tensor, block_table: Tensor, length: Tensor, width: int) -> Tensor:
-        """Masked block tables.
-
-        chosen: [layers, reqs, top] block indices within the request, increasing, `budget` [reqs] of them in use;
-        block_table: [reqs, blocks] int32, the request's own blocks.
-        Returns [layers, reqs, width] int32 block ids. Columns past the mask repeat blocks of the same request.
-        """
-        column = torch.arange(width, device=chosen.device)
-        first_recent = self.first_recent(length)[:, None]
-        sink = first_recent.clamp(max=self.sink)
-        kept = (first_recent - sink).minimum(budget[:, None])
-        rank = column - sink  # [reqs, width]: position among the chosen blocks
-        logical = torch.where(rank < 0, column, first_recent + rank - kept)
-        picked = chosen.gather(-1, rank.clamp(0, self.top - 1).expand(chosen.shape[0], -1, -1))
-        logical = torch.where((rank >= 0) & (rank < kept), picked, logical).clamp(max=block_table.shape[1] - 1)
-        return block_table.expand(chosen.shape[0], -1, -1).gather(-1, logical)

@@ -5,22 +5,23 @@ select    summarise the blocks that the pass completed; score the request's own 
           best K of each layer
 draft     gamma times: the target itself, one token per request, over the masked block tables; its K/V go into the
           reserved slots of the request's own blocks, where the next dense pass writes the same positions again
+
+`select` and one step of `draft` are a CUDA graph each, for every batch size that vLLM captures: a round replays the
+first once and the second gamma times, so that any draft length up to gamma runs without another capture.
 """
 
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vllm_std.mask import MaskShape
 from vllm_std.seams import worker
-from vllm_std.selection import POLICIES, KeySummaries, Observation, QueryWindow, Selector
+from vllm_std.selection import POLICIES, KeySummaries, Observation, QueryWindow, Round, Selector, selection_bytes
 from vllm_std.selection.attention import peak_bytes
 from vllm_std.selection.summaries import GRANULE, granule
 
 logger = worker.init_logger("vllm.std")
-EAGER = worker.CUDAGraphMode.NONE
+EAGER, FULL = worker.CUDAGraphMode.NONE, worker.CUDAGraphMode.FULL
 
 
 class StdSpeculator(worker.TargetDependentARSpeculator):
@@ -40,6 +41,7 @@ class StdSpeculator(worker.TargetDependentARSpeculator):
             # As wide as the target's (RopeState.positions), because compiled code may have its stride built in.
             shape = (vllm_config.model_config.mrope_num_dims, self.max_num_tokens + 1)
             self.mrope_positions = torch.zeros(shape, dtype=torch.int64, device=device)
+        self.rope_offset = torch.zeros(self.max_num_reqs, dtype=torch.int64, device=device)
         self.drafting = False
 
     # ------------------------------------------------------------ start-up
@@ -83,39 +85,68 @@ class StdSpeculator(worker.TargetDependentARSpeculator):
         super().set_attn(model_state, kv_cache_config, *args)
         self.draft_attn_layer_names = set()
         self.group = worker.only_group(self.attn_groups)
-        spec = self.group.kv_cache_spec
-        block_size, options = self.group.kernel_block_size or spec.block_size, self.speculative_config
-        summaries, layer = None, self.layer_list[0]
+        spec, options, layer = self.group.kv_cache_spec, self.speculative_config, self.layer_list[0]
+        block_size, summaries = self.group.kernel_block_size or spec.block_size, None
         if POLICIES[options.selection].needs_summaries:
-            blocks, granules = (
-                kv_cache_config.num_blocks * spec.block_size // block_size,
-                block_size // granule(block_size),
-            )
+            blocks = kv_cache_config.num_blocks * spec.block_size // block_size
+            granules = block_size // granule(block_size)
             shape = (len(self.layers), blocks, layer.num_kv_heads, granules, layer.head_size)
             summaries = KeySummaries(shape, self.dtype, self.device)
-        sizes = (block_size, self.gamma, len(self.layers), self.max_num_reqs)
-        self.selector = Selector(options, *sizes, summaries, self.device)
-        self._announce(options, self.selector.mask, summaries.means.nbytes if summaries else 0)
+        batch = Round(self.idx_mapping, self._block_table())
+        self.selector = Selector(options, block_size, batch, self.queries, self.scales, summaries)
+        if self.vllm_config.cache_config.num_gpu_blocks == kv_cache_config.num_blocks:  # else vLLM only profiles
+            self._announce(sum(tensor.size for tensor in kv_cache_config.kv_cache_tensors))
 
-    def _announce(self, options, mask: MaskShape, summaries: int) -> None:
+    def _block_table(self) -> Tensor:
+        """[max_num_reqs, blocks] int32, always at the same address."""
+        table = self.block_tables.input_block_tables[self.group.kv_cache_group_id]
+        return self.group.map_to_kernel_block_table(table)
+
+    def _announce(self, kv_bytes: int) -> None:
+        options, mask, heads = self.speculative_config, self.selector.mask, self.layer_list[0].num_heads
+        others = selection_bytes(options, mask.block_size, len(self.layers), self.max_num_reqs, heads)
         budget = f"{options.top_k} tokens" if isinstance(options.top_k, int) else f"{options.top_k:.1%} of the context"
+        queries = self.queries.kept.nbytes
+        summaries = self.selector.summaries.means.nbytes if self.selector.summaries else 0
+        taken = queries + summaries + others
         logger.info_once(
             "std: the target drafts %d tokens a round over %s of its own KV cache, at most %d blocks of %d (sink %d, "
-            "top-K %d, then a recent window of %d tokens), selection=%s, in all %d attention layers on %s; observation "
-            "queries take %.1f MiB, key summaries %.1f MiB.",
+            "top-K %d, then a recent window of %d tokens), selection=%s, in all %d attention layers on %s. Room for "
+            "KV is %.1f %% less than without: key summaries take %.1f MiB, observation queries %.1f, selection %.1f.",
             self.gamma, budget, mask.num_blocks, mask.block_size, mask.sink, mask.top, mask.recent, options.selection,
-            len(self.layers), self.group.backend.get_name(), self.queries.kept.nbytes / 2**20, summaries / 2**20,
+            len(self.layers), self.group.backend.get_name(), 100 * taken / (taken + kv_bytes), summaries / 2**20,
+            queries / 2**20, others / 2**20,
         )  # fmt: skip
 
+    def _configure_decode_metadata_update(self) -> None:
+        # Its own first step is a decode step too, so this holds for gamma 1 as well.
+        super(worker.TargetDependentARSpeculator, self)._configure_decode_metadata_update()
+
     def init_cudagraph_manager(self, cudagraph_mode) -> None:
-        super().init_cudagraph_manager(EAGER)
+        full = cudagraph_mode.decode_mode() == FULL and self.supports_decode_metadata_update
+        mode = worker.CUDAGraphMode.FULL_DECODE_ONLY if full else EAGER
+        managers = (worker.SpeculatorCudaGraphManager(self.vllm_config, self.device, mode, 1) for _ in range(2))
+        self.select_cudagraph_manager, self.decode_cudagraph_manager = managers
 
     def capture(self) -> None:
-        """Nothing to capture: drafts run eagerly, and the target's graphs are the runner's."""
+        """Capture selection and one draft step for each batch size. Rows without a request do nothing in either."""
+        self.idx_mapping.fill_(-1)
+        self.selector.round.clear()
+        self._find_keys()
+        self.draft_max_seq_len = min(self.selector.mask.max_length + self.gamma, self.max_model_len)
+        of = (self.model_state, self.input_buffers, self.block_tables, self.attn_groups, self.kv_cache_config)
+        self.drafting = True
+        try:
+            self.select_cudagraph_manager.capture(self._fill, *of, progress_bar_desc="Capturing selection")
+            self.decode_cudagraph_manager.capture(self._step, *of, progress_bar_desc="Capturing draft steps")
+        finally:
+            self.drafting = False
 
-    def _configure_decode_metadata_update(self) -> None:
-        # Metadata is rebuilt at each step; updating it in place belongs to graphs.
-        self.supports_decode_metadata_update = False
+    def _find_keys(self) -> None:
+        """Look into the KV cache, which vLLM allocates after `set_attn`."""
+        if self.selector.cache is None:
+            self.read_keys = worker.KeyReader(self.layer_list[0])
+            self.selector.cache = self.read_keys.cache(self.layer_list)
 
     # ------------------------------------------------------------ the round
 
@@ -144,87 +175,74 @@ class StdSpeculator(worker.TargetDependentARSpeculator):
         num_reqs = input_batch.num_reqs
         gamma = self.gamma if num_speculative_tokens is None else num_speculative_tokens
         skip_attn = dummy_run and skip_attn_for_dummy_run
+        prefilling = input_batch.is_prefilling_np
+        computed = input_batch.num_computed_tokens_np + input_batch.num_scheduled_tokens
+        prompt_done = prefilling & (computed >= input_batch.prefill_len_np) & (not dummy_run)
+        drafting = (~prefilling & (not dummy_run)) | prompt_done
         length = (input_batch.seq_lens[:num_reqs] - num_rejected[:num_reqs]).long()
-        seen = None if dummy_run else self._observe(input_batch, length, num_rejected[:num_reqs])
-        drafting = seen is not None and seen.drafting.any()
-        if drafting:
-            self.selector.summarise(seen)
-        if gamma == 0 or not (drafting or dummy_run or self.dp_size > 1):
+        seen = None
+        if drafting.any():
+            seen = self._observe(input_batch, length, num_rejected[:num_reqs])
+            self.selector.begin(seen, input_batch.idx_mapping_np, drafting, prompt_done)
+        if gamma == 0 or not (drafting.any() or dummy_run or self.dp_size > 1):
             return self.draft_tokens[:num_reqs, 1:].fill_(-1)
 
         self._copy_request_inputs(num_reqs, input_batch.idx_mapping, temperature, seeds, dummy_run=dummy_run)
         self._begin(input_batch, length, num_sampled, num_rejected, last_sampled)
-        bound = input_batch.seq_lens_cpu_upper_bound[:num_reqs]
         if is_profile:
             self._reserve_selection()
-        if seen is not None:
-            self.selector.select(seen)
-        if not skip_attn:
-            bound = self._shorten(length, bound)
-        self._draft(num_reqs, gamma, bound, dp_sync_state, skip_attn, is_profile)
+        batch_desc, across_dp = self._dispatch(num_reqs, dp_sync_state, eager=is_profile)
+        if not skip_attn:  # else vLLM profiles its memory, and there is no KV cache yet
+            self._select(num_reqs, batch_desc, seen, input_batch.idx_mapping_np, drafting)
+        bound = input_batch.seq_lens_cpu_upper_bound[:num_reqs]
+        self._draft(num_reqs, batch_desc, gamma, bound, across_dp, skip_attn)
         return self.draft_tokens[:num_reqs, 1:]
 
     def _observe(self, input_batch, length: Tensor, num_rejected: Tensor) -> Observation:
         """What the dense pass has left behind; length: [reqs] verified tokens."""
-        num_reqs, prefilling = len(length), input_batch.is_prefilling_np
-        computed = input_batch.num_computed_tokens_np + input_batch.num_scheduled_tokens
-        prompt_done = prefilling & (computed >= input_batch.prefill_len_np)
-        table = self.block_tables.input_block_tables[self.group.kv_cache_group_id][:num_reqs]
-        summaries = self.selector.summaries
+        num_reqs = len(length)
+        self._find_keys()
         return Observation(
             queries=self.queries.kept[:, :num_reqs],
-            num_queries=self.queries.count(input_batch.query_start_loc[: num_reqs + 1], num_rejected),
+            last=self.queries.last(input_batch.query_start_loc[: num_reqs + 1], num_rejected),
             length=length,
             max_length=input_batch.seq_lens_cpu_upper_bound[:num_reqs].numpy(),
-            slots=input_batch.idx_mapping[:num_reqs].long(),
-            slots_np=input_batch.idx_mapping_np,
-            drafting=~prefilling | prompt_done,
-            prompt_done=prompt_done,
-            block_table=self.group.map_to_kernel_block_table(table),
-            keys=self._read_keys,
-            means=summaries.means if summaries else None,
+            block_table=self._block_table()[:num_reqs],
+            keys=lambda layer, blocks: self.read_keys(self.layer_list[layer], blocks),
             mask=self.selector.mask,
             scales=self.scales,
         )
-
-    @cached_property
-    def _key_reader(self) -> worker.KeyReader:
-        return worker.KeyReader(self.layer_list[0])
-
-    def _read_keys(self, layer: int, blocks: Tensor) -> Tensor:
-        return self._key_reader(self.layer_list[layer], blocks)
 
     def _begin(
         self, input_batch, length: Tensor, num_sampled: Tensor, num_rejected: Tensor, last_sampled: Tensor
     ) -> None:
         """Set up the inputs of the first draft step; length: [reqs] verified tokens."""
-        num_reqs = input_batch.num_reqs
+        num_reqs, slots = input_batch.num_reqs, input_batch.idx_mapping.long()
         # -1: vLLM's mark of a row that must not write or sample; here, one in the middle of its prompt.
         self.idx_mapping[:num_reqs].masked_fill_(num_sampled[:num_reqs] == 0, -1)
-        self.draft_tokens[:num_reqs, 0] = last_sampled[input_batch.idx_mapping[:num_reqs]].view(-1)
+        self.draft_tokens[:num_reqs, 0] = last_sampled[slots].view(-1)
         self.input_buffers.positions[:num_reqs] = length - 1
         self.sample_src_positions[:num_reqs] = length - 1
+        self.current_draft_step.zero_()
         worker.prepare_decode_inputs(
             self.draft_tokens[:num_reqs, 0], input_batch.seq_lens, num_rejected, self.input_buffers,
             self.sample_src_positions, self.max_model_len, self.max_num_reqs,
         )  # fmt: skip
+        rope_state = self.model_state.rope_state if hasattr(self, "model_state") else None
+        if rope_state is not None:
+            # The runner keeps the offset of text behind videos in alternating buffers, so a graph cannot read them.
+            self.rope_offset[:num_reqs] = rope_state.prefill_delta.gpu[slots]
 
     def _reserve_selection(self) -> None:
-        """Let vLLM's memory profile see what selection takes at most."""
-        if self.queries.kept.numel():
-            layer, mask = self.layer_list[0], self.speculative_config.mask_shape(GRANULE)
-            sizes = (layer.num_heads, layer.num_kv_heads, layer.head_size, self.dtype.itemsize)
-            peak = peak_bytes(mask, self.max_num_reqs, self.max_model_len, self.gamma + 1, *sizes)
+        """Let vLLM's memory profile see what the policies take that read all keys."""
+        if self.queries.kept.numel() and not POLICIES[self.speculative_config.selection].needs_summaries:
+            layer = self.layer_list[0]
+            heads = layer.num_heads, layer.num_kv_heads, layer.head_size
+            peak = peak_bytes(self.max_model_len, self.max_num_reqs, GRANULE, self.gamma + 1, *heads)
             torch.empty(peak, dtype=torch.uint8, device=self.device)
 
-    def _shorten(self, length: Tensor, bound: Tensor) -> Tensor:
-        """From here on a request is as long as its mask; only positions and slots know where it really is."""
-        self.input_buffers.seq_lens[: len(length)] -= self.selector.dropped_tokens(length)
-        return bound.clamp(max=self.selector.mask.max_length)
-
-    def _draft(self, num_reqs: int, gamma: int, bound: Tensor, dp_sync_state, skip_attn: bool, eager: bool) -> None:
-        """Run vLLM's multi-step decode; bound: [reqs] on the host, masked lengths before the first draft step."""
-        self.draft_max_seq_len = min(int(bound.max()) + gamma, self.max_model_len)
+    def _dispatch(self, num_reqs: int, dp_sync_state, eager: bool):
+        """The captured batch that this one is padded to, if any, and the tokens of each data-parallel rank."""
         sync, num_tokens = None, num_reqs
         if dp_sync_state is not None:
             sync, num_tokens = self._build_uniform_batch_dp_sync(dp_sync_state, num_reqs)
@@ -232,23 +250,66 @@ class StdSpeculator(worker.TargetDependentARSpeculator):
             self.decode_cudagraph_manager, num_reqs, num_tokens, 1, self.dp_size, self.dp_rank,
             need_eager=eager, dp_sync_state=sync,
         )  # fmt: skip
-        across_dp = sync.num_tokens_across_dp if sync is not None else None
+        return batch_desc, sync.num_tokens_across_dp if sync is not None else None
+
+    def _select(self, num_reqs: int, batch_desc, seen: Observation | None, slots, drafting) -> None:
+        """Choose the blocks of this round; on the host: slots, drafting: [reqs], as `Selector.score` takes them."""
+        if seen is None:
+            self.selector.round.clear()
+        else:
+            self.selector.score(seen, slots, drafting)
+        if batch_desc.cg_mode == FULL:
+            self.select_cudagraph_manager.run_fullgraph(batch_desc)
+        elif seen is not None:
+            self._fill(num_reqs)
+
+    def _fill(self, num_reqs: int, *_, **__) -> None:
+        self.selector.fill(num_reqs, self.input_buffers.seq_lens)
+
+    def _draft(self, num_reqs: int, batch_desc, gamma: int, bound: Tensor, across_dp, skip_attn: bool) -> None:
+        """Run gamma steps; bound: [reqs] on the host, at most so long are requests before the first."""
+        if not skip_attn:
+            bound = bound.clamp(max=self.selector.mask.max_length)
+            self.draft_max_seq_len = min(self.selector.mask.max_length + self.gamma, self.max_model_len)
         self.drafting = True
         try:
-            self._multi_step_decode(num_reqs, skip_attn, batch_desc, across_dp, bound, gamma + 1)
+            if batch_desc.cg_mode == FULL:
+                for _ in range(gamma):
+                    self.decode_cudagraph_manager.run_fullgraph(batch_desc)
+            elif self.supports_decode_metadata_update:
+                self._draft_eagerly(num_reqs, batch_desc, gamma, bound, across_dp, skip_attn)
+            else:  # vLLM's own loop, which builds metadata anew for each step
+                self._multi_step_decode(num_reqs, skip_attn, batch_desc, across_dp, bound, gamma + 1)
         finally:
             self.drafting = False
 
-    # ------------------------------------------------------------ one draft step, called by _multi_step_decode
+    def _draft_eagerly(self, num_reqs: int, batch_desc, gamma: int, bound: Tensor, across_dp, skip_attn: bool) -> None:
+        metadata = slots = None
+        if not skip_attn:
+            metadata = self._build_uniform_attn_metadata(batch_desc, num_reqs, 1, bound, step=1)
+            slots = self.block_tables.slot_mappings[:, : batch_desc.num_tokens]
+            slots = worker.build_slot_mappings_by_layer(slots, self.kv_cache_config)
+        for _ in range(gamma):
+            self._step(num_reqs, batch_desc.num_tokens, metadata, slots, across_dp, EAGER)
 
-    def _build_attn_metadata(self, *args, **kwargs) -> dict[str, Any]:
-        metadata = super()._build_attn_metadata(*args, **kwargs)
-        return worker.mask_metadata(metadata, dict(zip(self.layers, self.selector.tables)))
+    # ------------------------------------------------------------ one draft step
+
+    def _step(self, num_reqs: int, num_tokens: int, attn_metadata, slot_mappings, across_dp, cg_mode, **_) -> None:
+        """Device work on persistent buffers alone, so that a CUDA graph holds it; num_tokens: requests, padded."""
+        if attn_metadata is not None:
+            worker.limit_length(attn_metadata, self.draft_max_seq_len)
+            batch = self.idx_mapping[:num_reqs], self.input_buffers.query_start_loc[: num_reqs + 1]
+            self.block_tables.compute_slot_mappings(*batch, self.input_buffers.positions[:num_reqs], num_tokens)
+            self._update_draft_decode_metadata(attn_metadata, num_reqs)
+        self.current_draft_step += 1
+        self._generate_draft(num_reqs, num_tokens, attn_metadata, slot_mappings, across_dp, cg_mode, self.gamma + 1)
 
     def _run_model(
         self, num_tokens: int, attn_metadata, slot_mappings, num_tokens_across_dp, cudagraph_runtime_mode=EAGER, **_
     ) -> tuple[Tensor, Tensor]:
         """The target's forward, one token per request, as its runner calls it."""
+        if attn_metadata is not None:
+            attn_metadata = worker.mask_metadata(attn_metadata, dict(zip(self.layers, self.selector.tables)))
         with worker.set_forward_context(
             attn_metadata,
             self.vllm_config,
@@ -276,10 +337,7 @@ class StdSpeculator(worker.TargetDependentARSpeculator):
         positions = self.input_buffers.positions[:num_tokens]
         if self.mrope_positions is None:
             return positions
-        rope_state = self.model_state.rope_state if hasattr(self, "model_state") else None
-        if rope_state is not None:
-            positions = positions + rope_state.prefill_delta.gpu[self.idx_mapping[:num_tokens].clamp(min=0)]
-        self.mrope_positions[:, :num_tokens] = positions
+        self.mrope_positions[:, :num_tokens] = positions + self.rope_offset[:num_tokens]
         return self.mrope_positions[:, :num_tokens]
 
     def sample_draft(self, hidden, positions, idx_mapping, temperature, seeds, draft_step, *args, **kwargs) -> Tensor:

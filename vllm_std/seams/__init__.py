@@ -119,15 +119,17 @@ def _determine_available_memory(plain, self):
         return memory
     from vllm.utils.torch_utils import kv_cache_dtype_str_to_dtype
 
-    from vllm_std.selection import POLICIES
+    from vllm_std.selection import POLICIES, selection_bytes
     from vllm_std.selection.summaries import share_of_kv
 
-    if not POLICIES[vllm_config.speculative_config.selection].needs_summaries:
-        return memory
-    model, cache = vllm_config.model_config, vllm_config.cache_config
-    cached = kv_cache_dtype_str_to_dtype(cache.cache_dtype, model)
-    share = share_of_kv(model.dtype.itemsize, cached.itemsize, cache.block_size)
-    return [int(available / (1 + share)) for available in memory]
+    model, cache, options = vllm_config.model_config, vllm_config.cache_config, vllm_config.speculative_config
+    parallel, reqs = vllm_config.parallel_config, vllm_config.scheduler_config.max_num_seqs
+    layers, heads = model.get_num_layers(parallel), model.get_num_attention_heads(parallel)
+    fixed, share = selection_bytes(options, cache.block_size, layers, reqs, heads), 0.0
+    if POLICIES[options.selection].needs_summaries:
+        cached = kv_cache_dtype_str_to_dtype(cache.cache_dtype, model)
+        share = share_of_kv(model.dtype.itemsize, cached.itemsize, cache.block_size)
+    return [int((available - fixed) / (1 + share)) for available in memory]
 
 
 def _init_speculator(plain, vllm_config, device, *args, **kwargs):

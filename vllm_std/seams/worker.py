@@ -13,18 +13,21 @@ from vllm.logger import init_logger
 from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.models.interfaces import requires_raw_input_tokens
 from vllm.v1.kv_cache_interface import FullAttentionSpec
+from vllm.v1.worker.gpu.attn_utils import build_slot_mappings_by_layer
 from vllm.v1.worker.gpu.dp_utils import dispatch_cg_and_sync_dp
 from vllm.v1.worker.gpu.model_states.default import DefaultModelState
+from vllm.v1.worker.gpu.spec_decode.target_dependent_ar.cudagraph_utils import SpeculatorCudaGraphManager
 from vllm.v1.worker.gpu.spec_decode.target_dependent_ar.speculator import (
     TargetDependentARSpeculator,
     prepare_decode_inputs,
 )
 
 from vllm_std.config import BACKENDS, FULL_ATTENTION
+from vllm_std.selection.keys import KeyCache
 
 __all__ = [
     "Attention", "BatchDescriptor", "CUDAGraphMode", "DefaultModelState", "FullAttentionSpec", "KeyReader",
-    "TargetDependentARSpeculator", "attention_layers", "dispatch_cg_and_sync_dp", "init_logger", "mask_metadata",
+    "SpeculatorCudaGraphManager", "TargetDependentARSpeculator", "attention_layers", "build_slot_mappings_by_layer", "dispatch_cg_and_sync_dp", "init_logger", "limit_length", "mask_metadata",
     "observe_queries", "only_group", "prepare_decode_inputs", "query_scale", "require_full_attention",
     "requires_raw_input_tokens", "set_forward_context",
 ]  # fmt: skip
@@ -84,6 +87,12 @@ def mask_metadata(metadata: dict[str, Any], tables: dict[str, Tensor]) -> dict[s
     return masked
 
 
+def limit_length(metadata: dict[str, Any], max_seq_len: int) -> None:
+    """Tell attention kernels how long a masked request can be; what they are planned by is the whole context."""
+    for layer in metadata.values():
+        layer.max_seq_len = max_seq_len
+
+
 def query_scale(layer: Attention) -> float:
     """The softmax scale of a layer, for its queries as `observe_queries` shows them (quantised with fp8 keys)."""
     quantised = getattr(layer, "query_quant", None) is not None
@@ -91,7 +100,7 @@ def query_scale(layer: Attention) -> float:
 
 
 class KeyReader:
-    """Reads keys back from a layer's paged KV cache, whatever the backend's order inside a block.
+    """Finds and reads keys in a layer's paged KV cache, whatever the backend's order inside a block.
 
     The order is found by writing every (token, channel) index as a key into the null block, which holds no request's
     tokens, and looking where it went. Raises ValueError when the keys do not come back as they were written.
@@ -140,3 +149,19 @@ class KeyReader:
         else:
             keys = cache[blocks].flatten(2)[..., self.where].unflatten(2, (self.block_size, self.head_size))
         return keys.float() * layer._k_scale_float if keys.dtype.itemsize == 1 else keys
+
+    def cache(self, layers: list[Attention]) -> KeyCache:
+        """The same of all layers, for kernels. Raises ValueError where they are not laid out alike."""
+        caches = [self._stored(layer) for layer in layers]
+        if len({(cache.shape[1:], cache.stride(), cache.dtype) for cache in caches}) > 1:
+            raise ValueError("selection needs a KV cache that is laid out alike in all layers.")
+        cache, device, row = caches[0], caches[0].device, 2 * self.head_size
+        order = self.where // row * cache.stride(2) + self.where % row * cache.stride(3)
+        return KeyCache(
+            addresses=torch.tensor([cache.data_ptr() for cache in caches], dtype=torch.uint64, device=device),
+            key_scales=torch.tensor(
+                [layer._k_scale_float if cache.dtype.itemsize == 1 else 1.0 for layer in layers], device=device
+            ),
+            order=order.view(self.block_size, self.head_size).int(),
+            plain=self.plain and cache.stride(3) == 1, strides=cache.stride()[:3], kv_heads=cache.shape[1], dtype=cache.dtype,
+        )  # fmt: skip

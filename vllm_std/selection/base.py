@@ -1,57 +1,66 @@
-"""What a selection policy sees of a round, and what it answers."""
+"""What selection sees of a round."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
+from vllm.utils.torch_utils import async_tensor_h2d
 
 from vllm_std.mask import MaskShape, cdiv
 
 
+class Round:
+    """The requests of a batch as the kernels of a round read them, at addresses that a CUDA graph can hold.
+
+    By row of the batch, int32: length: verified tokens, 0 for a row that does not draft; scored: the same for those
+    whose blocks are to be scored, else 0; last: row of the query verified last among the queries kept.
+    slots: [max_num_reqs] int64 rows of vLLM's request state; table: [max_num_reqs, blocks] int32 block table.
+    """
+
+    def __init__(self, slots: Tensor, table: Tensor):
+        self.slots, self.table = slots, table
+        self.length, self.scored, self.last = torch.zeros(3, len(slots), dtype=torch.int32, device=slots.device)
+
+    def begin(self, length: Tensor, last: Tensor, flags: Tensor) -> None:
+        """length, last: [reqs]; flags: [2, reqs] int32, 1 for who drafts, and whom to score."""
+        reqs = len(length)
+        for buffer, values in ((self.length, length * flags[0]), (self.scored, length * flags[1]), (self.last, last)):
+            buffer[:reqs] = values
+            buffer[reqs:] = 0
+
+    def clear(self) -> None:
+        """Nobody drafts."""
+        self.length.zero_()
+        self.scored.zero_()
+
+
 @dataclass
 class Observation:
-    """The dense pass that has just verified, as selection looks at it.
+    """The dense pass that has just verified, as the policies without kernels of their own look at it.
 
-    queries: [layers, reqs, window, query heads, head size], with RoPE; rows of the tokens last fed to the target.
-    num_queries: [reqs] how many of them, from the first, were verified.
+    queries: [layers, reqs, window, query heads, head size], with RoPE; last: [reqs] row of the one verified last.
     length: [reqs] int64 verified tokens; max_length: the same on the host, an upper bound (no sync with the device).
-    slots: [reqs] int64 rows of vLLM's request state; slots_np: the same on the host.
-    drafting, prompt_done: [reqs] bool on the host, who drafts, and whose prompt this pass has completed.
     block_table: [reqs, blocks] int32. keys(layer, block ids [m]) -> [m, KV heads, block size, head size].
-    means: key summaries (`summaries.KeySummaries.means`) of the policies that need them.
     mask: block size, and which blocks are candidates. scales: softmax scale of each layer.
     """
 
     queries: Tensor
-    num_queries: Tensor
+    last: Tensor
     length: Tensor
     max_length: np.ndarray
-    slots: Tensor
-    slots_np: np.ndarray
-    drafting: np.ndarray
-    prompt_done: np.ndarray
     block_table: Tensor
     keys: Callable[[int, Tensor], Tensor]
-    means: Tensor | None
     mask: MaskShape
     scales: list[float]
 
-    def on_device(self, chosen: np.ndarray) -> Tensor:
-        """[n] int64 indices of the requests that `chosen`, [reqs] bool on the host, holds."""
-        return torch.from_numpy(chosen.nonzero()[0]).to(self.length.device, non_blocking=True)
-
     def of(self, chosen: np.ndarray) -> "Observation":
         """The same of some requests only; chosen: [reqs] bool on the host."""
-        if chosen.all():
-            return self
-        at = self.on_device(chosen)
+        at = async_tensor_h2d(chosen.nonzero()[0], self.length.device)
         return replace(
-            self, queries=self.queries[:, at], num_queries=self.num_queries[at], length=self.length[at],
-            max_length=self.max_length[chosen], slots=self.slots[at], slots_np=self.slots_np[chosen],
-            drafting=self.drafting[chosen], prompt_done=self.prompt_done[chosen], block_table=self.block_table[at],
+            self, queries=self.queries[:, at], last=self.last[at], length=self.length[at],
+            max_length=self.max_length[chosen], block_table=self.block_table[at],
         )  # fmt: skip
 
     @property
@@ -64,8 +73,12 @@ class Observation:
         return torch.zeros(*self.length.shape, self.num_blocks, device=self.length.device)
 
 
-class Policy(ABC):
-    """Scores blocks; `ranking.Ranking` keeps the best of them."""
+class Policy:
+    """Scores blocks; `ranking.Ranking` keeps the best of them.
+
+    A policy that is ever due has score(seen: Observation, layer) -> [reqs, blocks] float32, higher is better, not
+    negative, one mask for all heads of a layer; or needs summaries, and `scoring.Scorer` scores for it.
+    """
 
     needs_queries = True
     needs_summaries = False
@@ -73,7 +86,3 @@ class Policy(ABC):
     def due(self, rounds: np.ndarray, refresh: int) -> np.ndarray:
         """[reqs] bool, whom to score; rounds: [reqs] how often each has drafted since its prompt was complete."""
         return rounds % refresh == 0
-
-    @abstractmethod
-    def score(self, seen: Observation, layer: int) -> Tensor:
-        """[reqs, blocks] float32, higher is better: one mask for all heads of a layer."""

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vllm_std.selection.attention import all_queries, exact_mass, last_query, summarised_mass
+from vllm_std.selection.attention import all_queries, exact_mass, last_query
 from vllm_std.selection.base import Observation, Policy
 
 
@@ -12,9 +12,6 @@ class Verify(Policy):
     """Attention of the token verified last, from key summaries; exact for the best of the blocks, which are read."""
 
     needs_summaries = True
-
-    def score(self, seen: Observation, layer: int) -> Tensor:
-        return summarised_mass(seen, layer)
 
 
 class Exact(Policy):
@@ -41,9 +38,6 @@ class Streaming(Policy):
 
     def due(self, rounds: np.ndarray, refresh: int) -> np.ndarray:
         return np.zeros_like(rounds, dtype=bool)
-
-    def score(self, seen: Observation, layer: int) -> Tensor:
-        return seen.zeros()
 
 
 class Random(Policy):

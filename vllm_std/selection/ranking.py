@@ -1,12 +1,199 @@
-"""What is remembered of each request from one scoring of its blocks to the next."""
+"""What is remembered of each request from one scoring of its blocks to the next, and the masks made of it."""
 
 import numpy as np
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
+from vllm.utils.torch_utils import async_tensor_h2d
 
 from vllm_std.mask import MaskShape
+from vllm_std.selection.base import Round
 
-NONE = 2**40  # sorts behind every block
+@triton.jit
+def _order(score):
+    """Scores as int32 in the same order; what is no score counts as 0."""
+    return tl.where(score > 0, score, 0.0).to(tl.int32, bitcast=True)
+
+
+@triton.jit
+def _bits(mass, first_recent, written, block, SINK: tl.constexpr, READING: tl.constexpr):
+    """Scores as `_order` has them; -1 for what cannot be picked. READING: sink and recent window come first."""
+    candidate = (block >= SINK) & (block < first_recent)
+    bits = _order(tl.load(mass + block, mask=candidate, other=0.0))
+    others = tl.where(block < written, 0x7F800000, -1) if READING else -1
+    return tl.where(candidate, bits, others)
+
+
+@triton.jit
+def _levels(low, worth, WAYS: tl.constexpr):
+    """[WAYS] int64 among which the next bits of a threshold, worth so much, are sought."""
+    return low + (tl.arange(0, WAYS) + 1) * worth
+
+
+@triton.jit
+def _climb(low, worth, holds, WAYS: tl.constexpr):
+    """The threshold, raised as far as `holds`, [WAYS] and falling, lets it."""
+    return low + tl.sum((holds & (tl.arange(0, WAYS) < WAYS - 1)).to(tl.int64)) * worth
+
+
+@triton.jit
+def _pick(
+    mass, width, chosen, scores, slots, frontier, enough, scored, num_rows, first, K: tl.constexpr, PLACES: tl.constexpr,
+    SINK: tl.constexpr, RECENT: tl.constexpr, BLOCK_SIZE: tl.constexpr, READING: tl.constexpr, COVERAGE: tl.constexpr,
+    TILE: tl.constexpr, WAYS: tl.constexpr, STEPS: tl.constexpr,
+):  # fmt: skip
+    """The K blocks of highest score of a (layer, request) pair, in increasing order; ties go to the earlier block.
+
+    READING: chosen [pairs, K], with sink and recent window. Else chosen, scores [layers, PLACES, K] by slot, frontier
+    [PLACES] and, with COVERAGE, enough [PLACES].
+    """
+    pair = tl.program_id(0)
+    layer, row = (first + pair) // num_rows, (first + pair) % num_rows
+    length = tl.load(scored + row)
+    if length > 0:
+        first_recent, written = tl.maximum(length - RECENT, 0) // BLOCK_SIZE, (length + BLOCK_SIZE - 1) // BLOCK_SIZE
+        mass += pair.to(tl.int64) * width
+        low = (length * 0).to(tl.int64)  # becomes the K-th highest score
+        worth = low + 4294967296  # 2**32
+        for _ in range(STEPS):
+            worth = worth // WAYS
+            levels = _levels(low, worth, WAYS)
+            count = tl.zeros([WAYS], tl.int32)
+            for start in range(0, written, TILE):
+                bits = _bits(mass, first_recent, written, start + tl.arange(0, TILE), SINK, READING)
+                count += tl.sum((bits[None, :] >= levels[:, None]).to(tl.int32), axis=1)
+            low = _climb(low, worth, count >= K, WAYS)
+        room = length * 0 + K  # for ties
+        for start in range(0, written, TILE):
+            bits = _bits(mass, first_recent, written, start + tl.arange(0, TILE), SINK, READING)
+            room -= tl.sum((bits > low).to(tl.int32))
+        to = pair.to(tl.int64) * K
+        if not READING:
+            slot = tl.load(slots + row)
+            to = (layer.to(tl.int64) * PLACES + slot) * K
+            if layer == 0:
+                tl.store(frontier + slot, first_recent)
+        taken = length * 0
+        for start in range(0, written, TILE):
+            block = start + tl.arange(0, TILE)
+            bits = _bits(mass, first_recent, written, block, SINK, READING)
+            tie = (bits == low).to(tl.int32)
+            take = (bits > low) | ((tie > 0) & (tl.cumsum(tie) <= room))
+            place = to + taken + tl.cumsum(take.to(tl.int32)) - 1
+            tl.store(chosen + place, block, mask=take)
+            if not READING:
+                tl.store(scores + place, tl.load(mass + block, mask=take, other=0.0), mask=take)
+            taken += tl.sum(take.to(tl.int32))
+            room -= tl.sum(tie)
+        if COVERAGE > 0:
+            count = _covering(mass, first_recent, written, SINK, COVERAGE, TILE, WAYS, STEPS)
+            tl.atomic_max(enough + slot, tl.minimum(tl.maximum(count, 1), K))
+
+
+@triton.jit
+def _covering(
+    mass, first_recent, written, SINK: tl.constexpr, COVERAGE: tl.constexpr, TILE: tl.constexpr, WAYS: tl.constexpr,
+    STEPS: tl.constexpr,
+):  # fmt: skip
+    """Fewest of the best blocks that hold, with what is always kept, the wanted share of attention."""
+    total, rest = 0.0, 0.0
+    for start in range(0, written, TILE):
+        block = start + tl.arange(0, TILE)
+        share = tl.load(mass + block, mask=block < written, other=0.0)
+        total += tl.sum(share)
+        rest += tl.sum(tl.where((block >= SINK) & (block < first_recent), 0.0, share))
+    low = (written * 0).to(tl.int64)  # becomes the highest score so that the blocks at or above it hold enough
+    worth = low + 4294967296
+    for _ in range(STEPS):
+        worth = worth // WAYS
+        levels = _levels(low, worth, WAYS)
+        held = tl.zeros([WAYS], tl.float32) + rest
+        for start in range(0, written, TILE):
+            block = start + tl.arange(0, TILE)
+            bits = _bits(mass, first_recent, written, block, SINK, False)
+            share = tl.load(mass + block, mask=block < written, other=0.0)
+            held += tl.sum(tl.where(bits[None, :] >= levels[:, None], share[None, :], 0.0), axis=1)
+        low = _climb(low, worth, held >= COVERAGE * total, WAYS)
+    count = written * 0
+    for start in range(0, written, TILE):
+        bits = _bits(mass, first_recent, written, start + tl.arange(0, TILE), SINK, False)
+        count += tl.sum((bits >= low).to(tl.int32))
+    return count
+
+
+@triton.jit
+def _fill(
+    tables, width, seq_lens, blocks, scores, frontier, enough, lengths, slots, budgets, table, table_stride, max_rows,
+    columns, TOP: tl.constexpr, PADDED_TOP: tl.constexpr, PADDED_WIDTH: tl.constexpr, SINK: tl.constexpr,
+    RECENT: tl.constexpr, BLOCK_SIZE: tl.constexpr, COVERAGE: tl.constexpr, WAYS: tl.constexpr, STEPS: tl.constexpr,
+):  # fmt: skip
+    """The masked block table of a request in one layer: [sink | remembered | newer | recent window ...]."""
+    row, layer = tl.program_id(0), tl.program_id(1)
+    length = tl.load(lengths + row)
+    if length > 0:
+        slot = tl.load(slots + row)
+        first_recent = tl.maximum(length - RECENT, 0) // BLOCK_SIZE
+        sink = tl.minimum(first_recent, SINK)
+        budget = tl.load(budgets + length)
+        if COVERAGE > 0:
+            budget = tl.minimum(budget, tl.load(enough + slot))
+        known = tl.load(frontier + slot)
+        fresh = tl.minimum(tl.maximum(first_recent - tl.maximum(known, SINK), 0), budget)
+        known = tl.minimum(tl.maximum(known - SINK, 0), TOP)
+        keep = tl.minimum(budget - fresh, known)
+
+        place = tl.arange(0, PADDED_TOP)
+        at = (layer.to(tl.int64) * max_rows + slot) * TOP + place
+        take = place < known
+        if keep < known:  # the best of them
+            bits = tl.where(take, _order(tl.load(scores + at, mask=take, other=0.0)), -1)
+            low = (length * 0).to(tl.int64)
+            worth = low + 4294967296
+            for _ in range(STEPS):
+                worth = worth // WAYS
+                levels = _levels(low, worth, WAYS)
+                count = tl.sum((bits[None, :] >= levels[:, None]).to(tl.int32), axis=1)
+                low = _climb(low, worth, count >= keep, WAYS)
+            tie = (bits == low).to(tl.int32)
+            room = keep - tl.sum((bits > low).to(tl.int32))
+            take = (bits > low) | ((tie > 0) & (tl.cumsum(tie) <= room))
+        block = tl.load(blocks + at, mask=take, other=0)
+
+        to = tables + (layer.to(tl.int64) * max_rows + row) * width
+        source = table + row * table_stride
+        column = sink + tl.cumsum(take.to(tl.int32)) - 1
+        tl.store(to + column, tl.load(source + block, mask=take, other=0), mask=take)
+        column = tl.arange(0, PADDED_WIDTH)
+        after = column - sink - keep  # counts the newer ones and those from the recent window on
+        block = tl.minimum(tl.where(column < sink, column, first_recent - fresh + after), columns - 1)
+        always = (column < width) & ((column < sink) | (after >= 0))
+        tl.store(to + column, tl.load(source + block, mask=always, other=0), mask=always)
+        if layer == 0:
+            dropped = first_recent - sink - keep - fresh
+            tl.store(seq_lens + row, length + 1 - dropped * BLOCK_SIZE)
+    elif layer == 0:
+        tl.store(seq_lens + row, tl.minimum(tl.load(seq_lens + row), 1))
+
+
+def pick(mass: Tensor, chosen: Tensor, k: int, mask: MaskShape, scored: Tensor, num_rows: int, first: int, pairs: int):
+    """Sink, recent window and the best others, `k` at most, in increasing order; in order of (layer, request) pairs.
+
+    mass: [pairs, blocks] float32, not negative; chosen: [pairs, k] int32, filled where scored, [reqs] int32, is not 0.
+    """
+    _pick[pairs,](
+        mass, mass.shape[1], chosen, mass, scored, scored, scored, scored, num_rows, first, k, 0, mask.sink,
+        mask.recent, mask.block_size, True, 0.0, _tile(mass), *_ways(mass),
+    )  # fmt: skip
+
+
+def _tile(mass: Tensor) -> int:
+    return min(4096, max(16, triton.next_power_of_2(mass.shape[1])))
+
+
+def _ways(tensor: Tensor) -> tuple[int, int]:
+    """(ways, steps) to find 32 bits: Triton's interpreter is slow by the operation, a GPU by the element."""
+    return (256, 4) if tensor.is_cpu else (2, 32)
 
 
 class Ranking:
@@ -18,40 +205,46 @@ class Ranking:
     """
 
     def __init__(
-        self, shape: MaskShape, num_layers: int, max_num_reqs: int, coverage: float | None, device: torch.device
-    ):
-        self.shape, self.coverage = shape, coverage
-        self.blocks = torch.full((num_layers, max_num_reqs, shape.top), NONE, device=device)  # best first
-        self.frontier = torch.zeros(max_num_reqs, dtype=torch.int64, device=device)  # blocks below it were candidates
-        self.enough = torch.full((max_num_reqs,), shape.top, device=device)
-        self.rounds = np.zeros(max_num_reqs, dtype=np.int64)  # drafted since the prompt was complete; on the host
+        self, mask: MaskShape, num_layers: int, max_num_reqs: int, max_length: int, coverage: float | None,
+        device: torch.device,
+    ):  # fmt: skip
+        self.mask, self.coverage = mask, coverage or 0.0
+        shape = (num_layers, max_num_reqs, mask.top)
+        self.blocks = torch.zeros(shape, dtype=torch.int32, device=device)  # increasing
+        self.scores = torch.zeros(shape, dtype=torch.float32, device=device)
+        self.frontier = torch.zeros(max_num_reqs, dtype=torch.int32, device=device)  # blocks below it were candidates
+        self.enough = torch.full((max_num_reqs,), mask.top, dtype=torch.int32, device=device)
+        self.budget = mask.budget(torch.arange(max_length + 1)).to(device, torch.int32)  # by length
 
-    def remember(self, layer: int, slots: Tensor, scores: Tensor, length: Tensor) -> None:
-        """Rank blocks; slots: [reqs] rows of the request state, scores: [reqs, blocks] of a layer, length: [reqs]."""
-        candidate = self.shape.candidates(length, scores.shape[-1])
-        best = scores.masked_fill(~candidate, -torch.inf).topk(min(self.shape.top, scores.shape[-1]), dim=-1)
-        self.blocks[layer, slots] = NONE
-        self.blocks[layer, slots, : best.indices.shape[-1]] = best.indices.masked_fill(best.values == -torch.inf, NONE)
-        self.frontier[slots] = self.shape.first_recent(length)
-        if self.coverage is not None:
-            rest = (scores * ~candidate).sum(-1, keepdim=True)
-            enough = self._covering(best.values.clamp(min=0), rest, scores.sum(-1, keepdim=True))
-            self.enough[slots] = enough if layer == 0 else enough.maximum(self.enough[slots])
+    def reset(self, slots: np.ndarray) -> None:
+        """Forget how many blocks were enough; slots: [n] on the host, of requests that are about to be scored."""
+        if self.coverage:
+            self.enough[async_tensor_h2d(slots, self.enough.device)] = 0
 
-    def _covering(self, best: Tensor, rest: Tensor, total: Tensor) -> Tensor:
-        """[reqs] fewest blocks that hold, with what is always kept, the wanted share of attention.
+    def remember(self, mass: Tensor, seen: Round, num_rows: int, first: int, pairs: int) -> None:
+        """Keep the best of `pairs` (layer, request) pairs, where `seen.scored` is not 0.
 
-        best: [reqs, top] attention mass, falling; rest, total: [reqs, 1] mass outside the candidates, and in all.
+        mass: [pairs, blocks] float32, not negative, of pairs that begin at number `first`.
         """
-        before = rest + best.cumsum(-1) - best
-        return (before < self.coverage * total).sum(-1).clamp(min=1)
+        mask = self.mask
+        _pick[pairs,](
+            mass, mass.stride(0), self.blocks, self.scores, seen.slots, self.frontier, self.enough, seen.scored,
+            num_rows, first, mask.top, self.blocks.shape[1], mask.sink, mask.recent, mask.block_size, False,
+            self.coverage, _tile(mass), *_ways(mass),
+        )  # fmt: skip
 
-    def choose(self, slots: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-        """([layers, reqs, top] block indices, increasing, NONE behind them; [reqs] the budget: how many at most)."""
-        budget = self.shape.budget(length).minimum(self.enough[slots])
-        first_recent = self.shape.first_recent(length)
-        fresh = (first_recent - self.frontier[slots].clamp(min=self.shape.sink)).clamp(min=0).minimum(budget)
-        column = torch.arange(self.shape.top, device=length.device)
-        budget_, old = budget[:, None], (budget - fresh)[:, None]
-        newest = (first_recent[:, None] - budget_ + column).masked_fill(column >= budget_, NONE)
-        return torch.where(column < old, self.blocks[:, slots], newest).sort(-1).values, budget
+    def fill(self, tables: Tensor, seq_lens: Tensor, seen: Round, num_rows: int) -> None:
+        """Masked block tables and the lengths that the first draft step attends to.
+
+        tables: [layers, max_num_reqs, width] int32 block ids; seq_lens: [max_num_reqs] int32, the drafted token
+        included. Rows that do not draft get a length of at most 1.
+        """
+        mask, (layers, max_rows, width) = self.mask, tables.shape
+        _fill[num_rows, layers](
+            tables, width, seq_lens, self.blocks, self.scores, self.frontier, self.enough, seen.length, seen.slots,
+            self.budget, seen.table, seen.table.stride(0), max_rows, seen.table.shape[1], mask.top,
+            triton.next_power_of_2(mask.top), triton.next_power_of_2(width), mask.sink, mask.recent, mask.block_size,
+            self.coverage, *_ways(tables),
+        )  # fmt: skip
+
+

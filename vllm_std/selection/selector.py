@@ -1,30 +1,46 @@
 """Selection from round to round: summaries, scores, and the masked block tables that drafts attend through."""
 
+import numpy as np
 import torch
 from torch import Tensor
+from vllm.utils.torch_utils import async_tensor_h2d
 
 from vllm_std.config import StdConfig
 from vllm_std.mask import cdiv
-from vllm_std.selection.base import Observation
+from vllm_std.selection.base import Observation, Round
+from vllm_std.selection.keys import KeyCache
 from vllm_std.selection.policies import POLICIES
+from vllm_std.selection.queries import QueryWindow
 from vllm_std.selection.ranking import Ranking
+from vllm_std.selection.scoring import Scorer, workspace_bytes
 from vllm_std.selection.summaries import KeySummaries
+
+
+def selection_bytes(options: StdConfig, block_size: int, num_layers: int, reqs: int, heads: int) -> int:
+    """Memory that selection takes besides key summaries and observation queries; heads: query heads of a worker."""
+    mask, width = options.mask_shape(block_size), cdiv(options.target_model_config.max_model_len, block_size)
+    tables = num_layers * reqs * (mask.width(options.num_speculative_tokens) + 2 * mask.top) * 4
+    kernels = POLICIES[options.selection].needs_summaries
+    return tables + (workspace_bytes(mask, num_layers, reqs, heads, width) if kernels else 0)
 
 
 class Selector:
     """Keeps the best blocks of each request.
 
-    options: as the engine was started; draft_length: gamma; summaries: where the policy needs them.
-    tables: [layers, max_num_reqs, width] int32, the masked block tables of this round; budget: [max_num_reqs] how many
-    blocks between sink and recent window each of them keeps at most.
+    options: as the engine was started; round: the batch; summaries: where the policy needs them.
+    tables: [layers, max_num_reqs, width] int32, the masked block tables of this round. cache: set once vLLM has
+    allocated it.
     """
 
+    cache: KeyCache | None = None
+
     def __init__(
-        self, options: StdConfig, block_size: int, draft_length: int, num_layers: int, max_num_reqs: int,
-        summaries: KeySummaries | None, device: torch.device,
+        self, options: StdConfig, block_size: int, round: Round, queries: QueryWindow, scales: list[float],
+        summaries: KeySummaries | None,
     ):  # fmt: skip
-        self.start, self.block_size, self.draft_length = options, block_size, draft_length
-        self.summaries, self.shape, self.device = summaries, (num_layers, max_num_reqs), device
+        self.start, self.block_size, self.round = options, block_size, round
+        self.queries, self.summaries = queries, summaries
+        self.scales = torch.tensor(scales, dtype=torch.float32, device=round.slots.device)
         self.change()
 
     def change(self, **options) -> None:
@@ -37,40 +53,53 @@ class Selector:
         if self.policy.needs_queries > first.needs_queries or self.policy.needs_summaries > first.needs_summaries:
             raise ValueError(f"selection={self.options.selection} needs an engine started with selection=verify.")
         self.mask = self.options.mask_shape(self.block_size)
-        self.ranking = Ranking(self.mask, *self.shape, self.options.coverage, self.device)
-        width = self.mask.width(self.draft_length)
-        self.tables = torch.zeros(*self.shape, width, dtype=torch.int32, device=self.device)
-        self.budget = torch.full(self.shape[1:], self.mask.top, device=self.device)
+        layers, reqs, device = len(self.scales), len(self.round.slots), self.scales.device
+        limit = self.options.target_model_config.max_model_len
+        self.ranking = Ranking(self.mask, layers, reqs, limit, self.options.coverage, device)
+        self.rounds = np.zeros(reqs, dtype=np.int64)  # by slot: drafted since the prompt was complete
+        width = self.mask.width(self.start.num_speculative_tokens)
+        self.tables = torch.zeros(layers, reqs, width, dtype=torch.int32, device=device)
+        self.scorer = None
+        if self.policy.needs_summaries:
+            sizes = self.scales, self.round.table.shape[1]
+            self.scorer = Scorer(self.mask, self.summaries.means, self.queries.kept, *sizes)
 
-    def summarise(self, seen: Observation) -> None:
-        """Summarise the blocks that the pass has completed: all of them where it has completed a prompt."""
-        self.ranking.rounds[seen.slots_np[seen.prompt_done]] = 0
-        if self.summaries is None:
+    def begin(self, seen: Observation, slots: np.ndarray, drafting: np.ndarray, prompt_done: np.ndarray) -> None:
+        """Take in a dense pass, and summarise the blocks it completed: all of them where it completed a prompt.
+
+        On the host, [reqs]: slots: rows of vLLM's request state; drafting: who drafts; prompt_done: whose prompt is
+        complete since this pass.
+        """
+        self.rounds[slots[prompt_done]] = 0
+        self.due = drafting & self.policy.due(self.rounds[slots], self.options.refresh)
+        flags = async_tensor_h2d(np.stack([drafting, self.due]).astype(np.int32), seen.length.device)
+        self.round.begin(seen.length, seen.last, flags)
+        if self.summaries is not None:
+            kept = self.round.length, self.round.table
+            for row in prompt_done.nonzero()[0].tolist():
+                blocks = int(seen.max_length[row]) // self.block_size
+                self.summaries.update(self.cache, *kept, range(row, row + 1), blocks)
+            newest = self.summaries.newest(self.cache, self.start.num_speculative_tokens)
+            self.summaries.update(self.cache, *kept, range(len(slots)), newest)
+
+    def score(self, seen: Observation, slots: np.ndarray, drafting: np.ndarray) -> None:
+        """Count a round, and score by policies that have no kernels of their own."""
+        self.rounds[slots] += drafting
+        self.ranking.reset(slots[self.due])
+        if self.scorer or not self.due.any():
             return
-        for row in seen.prompt_done.nonzero()[0]:  # none was rejected there, so the host knows the length
-            complete = seen.max_length[row] // self.block_size
-            self.summaries.update(seen.keys, seen.block_table[row, :complete])
-        rows = seen.on_device(seen.drafting & ~seen.prompt_done)
-        if len(rows):
-            newest = seen.length[rows, None] // self.block_size - 1
-            back = torch.arange(cdiv(self.draft_length + 1, self.block_size) + 1, device=self.device)
-            blocks = seen.block_table[rows].gather(1, (newest - back).clamp(min=0))
-            self.summaries.update(seen.keys, blocks.flatten())
+        some, reqs = seen.of(self.due), len(slots)
+        mass, at = seen.zeros(), async_tensor_h2d(self.due.nonzero()[0], seen.length.device)
+        for layer in range(len(self.scales)):
+            mass[at, : some.num_blocks] = self.policy.score(some, layer)
+            self.ranking.remember(mass, self.round, reqs, layer * reqs, reqs)
 
-    def select(self, seen: Observation) -> None:
-        """Score whom it is time to score, and fill `tables` and `budget`."""
-        rounds, num_reqs = self.ranking.rounds[seen.slots_np], len(seen.slots_np)
-        due = seen.drafting & self.policy.due(rounds, self.options.refresh)
-        self.ranking.rounds[seen.slots_np] += seen.drafting
-        if due.any():
-            some = seen.of(due)
-            for layer in range(self.shape[0]):
-                self.ranking.remember(layer, some.slots, self.policy.score(some, layer), some.length)
-        chosen, budget = self.ranking.choose(seen.slots, seen.length)
-        width = self.tables.shape[-1]
-        self.tables[:, :num_reqs] = self.mask.table(chosen, budget, seen.block_table, seen.length, width)
-        self.budget[:num_reqs] = budget
+    def fill(self, num_rows: int, seq_lens: Tensor) -> None:
+        """Score whom it is time to score by kernels, and fill `tables` and `seq_lens` for the first rows of a batch.
 
-    def dropped_tokens(self, length: Tensor) -> Tensor:
-        """[reqs] tokens that the masks of this round leave out; length: [reqs] verified tokens."""
-        return self.mask.dropped_tokens(length, self.budget[: len(length)])
+        Device work on persistent buffers alone: a CUDA graph can hold it. seq_lens: [max_num_reqs] int32, what the
+        first draft step attends to.
+        """
+        if self.scorer:
+            self.scorer.run(self.cache, self.round, num_rows, self.ranking)
+        self.ranking.fill(self.tables, seq_lens, self.round, num_rows)

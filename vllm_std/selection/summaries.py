@@ -1,13 +1,16 @@
 """Key summaries: what is kept of the keys of each KV block, so that a round need not read them all again."""
 
 import math
-from collections.abc import Callable
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
+from vllm_std.mask import cdiv
+from vllm_std.selection.keys import KeyCache, read_keys
+
 GRANULE = 16  # tokens of one mean key: with keys and values cached in the model's dtype, 1/32 of the KV bytes
-AT_ONCE = 512  # blocks read together, which bounds the memory that a long prompt takes
 
 
 def granule(block_size: int) -> int:
@@ -18,6 +21,30 @@ def granule(block_size: int) -> int:
 def share_of_kv(itemsize: int, cached_itemsize: int, block_size: int) -> float:
     """Bytes of key summaries for a byte of KV cache; items: of the model's dtype, of a cached key or value."""
     return itemsize / (2 * cached_itemsize * granule(block_size))
+
+
+@triton.jit
+def _summarise(
+    addresses, key_scales, order, block_stride, head_stride, token_stride, means, layer_stride, first_row, lengths,
+    table, table_stride, GRANULE: tl.constexpr, KV_HEADS: tl.constexpr, BLOCK_SIZE: tl.constexpr, SIZE: tl.constexpr,
+    PADDED: tl.constexpr, PLAIN: tl.constexpr, KEY: tl.constexpr,
+):  # fmt: skip
+    """One complete block of a request, counted back from its newest, for one KV head of one layer."""
+    back, row, layer = tl.program_id(0), first_row + tl.program_id(1) // KV_HEADS, tl.program_id(2)
+    head = tl.program_id(1) % KV_HEADS
+    block = tl.load(lengths + row) // BLOCK_SIZE - 1 - back
+    if block >= 0:
+        physical = tl.load(table + row * table_stride + block).to(tl.int64)
+        token, channel = tl.arange(0, GRANULE)[:, None], tl.arange(0, PADDED)[None, :]
+        to = means + layer.to(tl.int64) * layer_stride
+        to += (physical * KV_HEADS + head) * (BLOCK_SIZE // GRANULE * SIZE) + tl.arange(0, PADDED)
+        for part in range(BLOCK_SIZE // GRANULE):
+            keys = read_keys(
+                addresses, order, block_stride, head_stride, token_stride, layer, physical, head,
+                part * GRANULE + token, channel, (channel < SIZE) & (token >= 0), SIZE, PLAIN, KEY,
+            )  # fmt: skip
+            mean = tl.sum(keys.to(tl.float32), axis=0) * (tl.load(key_scales + layer) / GRANULE)
+            tl.store(to + part * SIZE, mean.to(means.dtype.element_ty), mask=tl.arange(0, PADDED) < SIZE)
 
 
 class KeySummaries:
@@ -32,10 +59,19 @@ class KeySummaries:
     def __init__(self, shape: tuple[int, int, int, int, int], dtype: torch.dtype, device: torch.device):
         self.means = torch.zeros(shape, dtype=dtype, device=device)
 
-    def update(self, keys: Callable[[int, Tensor], Tensor], blocks: Tensor) -> None:
-        """Summarise physical blocks [n]; keys(layer, blocks) -> [n, KV heads, block size, head size]."""
-        granules = self.means.shape[3]
-        for layer, means in enumerate(self.means):
-            for some in blocks.split(AT_ONCE):
-                read = keys(layer, some).unflatten(2, (granules, -1))
-                means[some] = read.float().mean(3).to(means.dtype)
+    def update(self, cache: KeyCache, length: Tensor, table: Tensor, rows: range, newest: int) -> None:
+        """Summarise the `newest` complete blocks of the requests in some rows of a batch.
+
+        length: [reqs] int32 verified tokens, 0 for a row to leave alone; table: [reqs, blocks] int32.
+        """
+        layers, _, kv_heads, granules, _ = self.means.shape
+        grid = (newest, len(rows) * kv_heads, layers)
+        if all(grid):
+            _summarise[grid](
+                *cache.arguments, self.means, self.means.stride(0), rows.start, length, table, table.stride(0),
+                cache.order.shape[0] // granules, **cache.constants,
+            )  # fmt: skip
+
+    def newest(self, cache: KeyCache, draft_length: int) -> int:
+        """Blocks that a round may have completed."""
+        return cdiv(draft_length + 1, cache.order.shape[0]) + 1

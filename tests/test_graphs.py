@@ -1,0 +1,227 @@
+"""Decoding through graphs gives the tokens of eager decoding; what a CUDA graph cannot do is refused or noticed.
+
+There are no CUDA graphs here: tests/cpu_graphs.py stands in for them, and the first half of this file tests it.
+"""
+
+import json
+import shutil
+
+import pytest
+import torch
+from conftest import Acceptance, speculator_of, std, token_prompts
+from safetensors.torch import load_file, save_file
+from tiny_models import EMBEDDING_SCALE
+
+if torch.cuda.is_available():
+    pytest.skip("the CPU stand-in is for machines without a GPU", allow_module_level=True)
+
+import triton
+import triton.language as tl
+from cpu_graphs import CPUGraph, capture, decode_graphs
+from vllm import SamplingParams
+
+pytestmark = pytest.mark.fast
+
+PROMPTS, ANSWERS = token_prompts([45, 300, 97, 160, 20]), [5, 40, 12, 40, 23]
+
+
+# ------------------------------------------------------------ the stand-in
+
+
+def captured(function) -> CPUGraph:
+    graph = CPUGraph()
+    with capture(graph):
+        function()
+    return graph
+
+
+def test_a_replay_reads_its_inputs_anew_and_writes_where_the_capture_did():
+    x, out = torch.ones(3), torch.zeros(3)
+    graph = captured(lambda: out.copy_(torch.cat([x[:1], x[1:] * 2])))
+    for value in (3.0, 5.0):
+        x.fill_(value)
+        graph.replay()
+        assert out.tolist() == [value, 2 * value, 2 * value]
+
+
+def test_a_capture_changes_nothing():
+    count, view = torch.zeros(4), None
+    view = count.view(2, 2)[1]
+    graph = captured(lambda: view.add_(1))
+    assert count.tolist() == [0, 0, 0, 0]
+    graph.replay()
+    graph.replay()
+    assert count.tolist() == [0, 0, 2, 2]
+
+
+def test_scalars_and_addresses_are_those_of_the_capture():
+    state = {"x": torch.ones(2), "step": 1}
+    out, first = torch.zeros(2), state["x"]
+    graph = captured(lambda: out.copy_(state["x"] + state["step"]))
+    state |= {"x": torch.full((2,), 10.0), "step": 5}
+    graph.replay()
+    assert out.tolist() == [2, 2], "Python does not run in a replay"
+    first.fill_(7)
+    graph.replay()
+    assert out.tolist() == [8, 8]
+
+
+@triton.jit
+def add_kernel(x_ptr, out_ptr, n, amount, BLOCK: tl.constexpr):
+    index = tl.arange(0, BLOCK)
+    value = tl.load(x_ptr + index, mask=index < n)
+    tl.store(out_ptr + index, value + amount, mask=index < n)
+
+
+def test_triton_launches_are_replayed():
+    x, out = torch.zeros(3), torch.zeros(3)
+
+    def function():
+        between = torch.empty_like(x)
+        add_kernel[(1,)](x, between, 3, 2.0, BLOCK=4)
+        out.copy_(between)
+
+    graph = captured(function)
+    assert out.tolist() == [0, 0, 0]
+    x.fill_(5)
+    graph.replay()
+    assert out.tolist() == [7, 7, 7]
+
+
+def test_results_of_the_capture_are_spoilt():
+    """What one graph computed and another uses is there only after the first was replayed."""
+    x, out, kept = torch.ones(2), torch.zeros(2), {}
+    first = captured(lambda: kept.update(doubled=x * 2, index=torch.arange(2) * 1))
+    second = captured(lambda: out.copy_(kept["doubled"]))
+    second.replay()
+    assert out.isnan().all() and (kept["index"] > 1).all()
+    first.replay()
+    second.replay()
+    assert out.tolist() == [2, 2]
+
+
+def test_an_input_that_was_freed_is_an_error():
+    out = torch.zeros(2)
+
+    def function(scratch):
+        return captured(lambda: out.copy_(scratch[:2]))
+
+    kept = torch.ones(4)
+    function(kept).replay()
+    with pytest.raises(RuntimeError, match="freed"):
+        function(torch.ones(4)).replay()
+
+
+x, index, mask = torch.arange(4.0), torch.tensor([0, 2]), torch.tensor([True, False, True, False])
+REFUSED = {
+    "item": lambda: x[0].item(),
+    "int": lambda: int(x.max()),
+    "branch": lambda: 1 if (x > 0).any() else 0,
+    "slice": lambda: x[: index[0]],
+    "tolist": lambda: x.tolist(),
+    "numpy": lambda: x.numpy(),
+    "nonzero": lambda: mask.nonzero(),
+    "where": lambda: torch.where(mask),
+    "mask": lambda: x[mask],
+    "mask assigned": lambda: x.__setitem__(mask, torch.ones(2)),
+    "list as index": lambda: x[[0, 2]],
+    "host list": lambda: torch.tensor([1, 2]),
+    "unique": lambda: x.unique(),
+    "repeat": lambda: torch.repeat_interleave(index, index),
+    "equal": lambda: torch.equal(x, x),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_a_capturing_stream_refuses(name):
+    with pytest.raises(RuntimeError, match="captured region"), torch.inference_mode():
+        captured(REFUSED[name])
+
+
+def test_what_it_allows():
+    def function():
+        x[mask] = 0.0
+        x.masked_fill_(mask, 1.0)
+        x[index].sum() + torch.where(mask, x, 0.0).max()
+        x[1] = x[0] * 2
+        torch.repeat_interleave(index, index, output_size=2)
+
+    captured(function)
+
+
+# ------------------------------------------------------------ engines
+
+
+def answers(llm, prompts=PROMPTS, lengths=ANSWERS) -> list[list[int]]:
+    """Greedy tokens, with as many for each prompt as `lengths` says: the batch gets smaller as requests finish."""
+    params = [SamplingParams(temperature=0, max_tokens=n, ignore_eos=True) for n in lengths]
+    return [list(out.outputs[0].token_ids) for out in llm.generate(prompts, params, use_tqdm=False)]
+
+
+def replays(manager) -> dict[int, int]:
+    """{requests a graph was captured for: times it was replayed}"""
+    return {desc.num_reqs: graph.replays for desc, graph in manager.graphs.items()}
+
+
+def total(manager) -> int:
+    return sum(replays(manager).values())
+
+
+def test_plain_decoding(engines, models):
+    llm = engines(models("llama"), None)
+    expected = answers(llm)
+    with decode_graphs(llm) as target:
+        assert answers(llm) == expected
+        # The prompts take the first pass; then five requests, four, three, and two until the end.
+        assert replays(target) == {8: 4, 4: 18, 2: 17, 1: 0}
+    assert answers(llm) == expected
+
+
+@pytest.mark.parametrize("updates_metadata", [True, False], ids=["loop", "step"])
+def test_eagle_drafting(engines, models, updates_metadata, tmp_path_factory):
+    """vLLM's own draft graphs, of the whole loop or, where metadata is rebuilt for each step, of one step."""
+    draft = eagle_of(models("llama"), tmp_path_factory.getbasetemp() / "eagle")
+    llm = engines(models("llama"), {"method": "eagle", "model": str(draft), "num_speculative_tokens": 3})
+    with Acceptance(llm) as eager:
+        expected = answers(llm)
+    with decode_graphs(llm, updates_metadata=updates_metadata) as target, Acceptance(llm) as seen:
+        assert answers(llm) == expected
+        speculator = speculator_of(llm)
+        passes, prefills = total(target), total(speculator.prefill_cudagraph_manager)
+        drafts = total(speculator.decode_cudagraph_manager)
+    assert passes == prefills > 0
+    # After the prompts, which are no decode pass, drafts follow as well; the first token of three is the prefill's.
+    assert drafts == (passes + 1) * (1 if updates_metadata else 2)
+    assert (seen.drafted, seen.accepted) == (eager.drafted, eager.accepted)
+    assert 0 < seen.accepted < seen.drafted
+
+
+def eagle_of(target, folder):
+    """A draft model for `target`: its embeddings and its first layer, deaf to hidden states."""
+    if folder.is_dir():
+        return folder
+    shutil.copytree(target, folder)
+    config = json.loads((folder / "config.json").read_text()) | {"num_hidden_layers": 1}
+    (folder / "config.json").write_text(json.dumps(config))
+    weights = load_file(folder / "model.safetensors")
+    kept = {name.removeprefix("model."): weight for name, weight in weights.items() if ".layers.0." in name}
+    kept.pop("layers.0.input_layernorm.weight")
+    kept["embed_tokens.weight"] = weights["model.embed_tokens.weight"]
+    size = config["hidden_size"]
+    kept["fc.weight"] = torch.eye(size, 2 * size)
+    for name in "qkv":  # its attention sees embeddings that no norm has made small
+        kept[f"layers.0.self_attn.{name}_proj.weight"] /= EMBEDDING_SCALE / 5
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def test_std(engines, models):
+    expected = answers(engines(models("llama"), None))
+    llm = engines(models("llama"), std())
+    with Acceptance(llm) as eager:
+        assert answers(llm) == expected
+    with decode_graphs(llm) as target, Acceptance(llm) as seen:
+        assert answers(llm) == expected
+        assert total(target) > 0
+    assert (seen.drafted, seen.accepted) == (eager.drafted, eager.accepted)
+    assert 0 < seen.accepted < seen.drafted
