@@ -9,6 +9,7 @@ not run is computed from the round's measured time, since that does not depend o
 import argparse
 import json
 import statistics
+from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
 
@@ -53,7 +54,8 @@ def _of_one(rows: list[dict]) -> dict:
     measured = [row for row in rows if "skipped" not in row]
     make = _synthetic if first["part"] in SYNTHETIC else _real
     return facts | {
-        "cpu": first["device"] == "cpu", "cells": make(measured), "rounds": _rounds(measured),
+        "cpu": first["device"] == "cpu", "async_scheduling": all(row["async_scheduling"] for row in rows),
+        "cells": make(measured), "rounds": _rounds(measured),
         "skipped": [{name: row[name] for name in (*names, "skipped")} for row in rows if "skipped" in row],
         "not_cached": [[row[name] for name in names] for row in measured if not row["all_cached"]],
     }  # fmt: skip
@@ -152,15 +154,24 @@ def _head(summary: dict) -> list[str]:
         lines.append("CPU: shows that the bench works; these times are not to be reported.")
     if len(summary["std_sources"]) > 1 or len(summary["top_k"]) > 1:
         lines.append("CAUTION: records of several versions of std, or of several top_k, are mixed here.")
+    if not summary["cpu"] and not summary["async_scheduling"]:
+        lines.append("CAUTION: async scheduling was off.")
     lines += [f"CAUTION: prompts were not all in the prefix cache: {cell}" for cell in summary["not_cached"]]
-    for row in summary["rounds"]:
-        ms, name = (
-            row["ms_per_round"],
-            "{engine} {batch} x {context:,} gamma={gamma} p={rate} T={temperature}".format(**row),
-        )
-        if ms["max"] - ms["min"] > UNSTEADY * ms["median"] and not summary["cpu"]:
-            lines.append(f"CAUTION: ms of a round vary from {ms['min']:.2f} to {ms['max']:.2f} between repeats: {name}")
-    return lines
+    return lines + [line for row in summary["rounds"] if not summary["cpu"] for line in _doubts(row)]
+
+
+def _doubts(row: dict) -> Iterator[str]:
+    """What speaks against a cell of a GPU: repeats that vary, and stages that were not replayed as CUDA graphs."""
+    name = "{engine} {batch} x {context:,} gamma={gamma} p={rate} T={temperature}".format(**row)
+    ms, graphs = row["ms_per_round"], row["graphs_per_round"]
+    if ms["max"] - ms["min"] > UNSTEADY * ms["median"]:
+        yield f"CAUTION: ms of a round vary from {ms['min']:.2f} to {ms['max']:.2f} between repeats: {name}"
+    wanted = {"verify": 1}
+    if row["engine"] == "std" and row["gamma"]:
+        wanted |= {"select": 1, "draft": row["gamma"]}
+    for stage, count in wanted.items():
+        if graphs[stage] < 0.99 * count:
+            yield f"CAUTION: {stage} replayed {graphs[stage]:.1f} full CUDA graphs a round, not {count}: {name}"
 
 
 def _table(summary: dict) -> list[str]:
@@ -228,10 +239,10 @@ def _real_table(cells: list[dict]) -> list[str]:
 
 
 def _split(summary: dict) -> list[str]:
-    lines = ["ms of a round, measured; graphs: full CUDA graphs replayed a round, verifying and drafting"]
+    lines = ["ms of a round, measured; graphs: full CUDA graphs replayed a round to verify, to select, to draft"]
     lines.append(
         f"{'':12} {'batch':>5} {'context':>8} {'g':>2} {'p':>5} " + "".join(f"{stage:>9}" for stage in STAGES)
-        + f"{'round':>9} {'spread':>13} {'graphs':>9}"
+        + f"{'round':>9} {'spread':>13} {'graphs':>11}"
     )  # fmt: skip
     rows = {}
     for row in summary["rounds"]:  # the first rate stands for the others: summary.json has them all
@@ -244,7 +255,7 @@ def _split(summary: dict) -> list[str]:
             f"{row['engine']:12} {row['batch']:5} {row['context']:8,} {row['gamma']:2} {rate:>5} "
             + "".join(f"{row['split_ms'][stage]:9.3f}" for stage in STAGES)
             + f"{whole['median']:9.3f} {whole['min']:6.2f}-{whole['max']:<6.2f}"
-            + f" {graphs['verify']:4.1f} {graphs['draft']:4.1f}"
+            + "".join(f" {graphs[stage]:3.1f}" for stage in ("verify", "select", "draft"))
         )
     return lines
 

@@ -16,6 +16,7 @@ import torch
 from vllm_std.lab.records import count
 
 STAGES = ("draft", "select", "verify", "sample")  # what is left of a round is "rest"
+GRAPHS = ("verify", "select", "draft")  # stages that can be full CUDA graphs
 SETTLE = 3  # rounds left out before the first that counts
 
 
@@ -65,19 +66,17 @@ class Probe:
         self._watch_runner(runner)
         self._count_graphs(runner.cudagraph_manager, "verify")
         if runner.speculator is not None:
-            self._count_graphs(getattr(runner.speculator, "decode_cudagraph_manager", None), "draft")
+            for stage, manager in (("draft", "decode_cudagraph_manager"), ("select", "select_cudagraph_manager")):
+                self._count_graphs(getattr(runner.speculator, manager, None), stage)
             self._time(runner.speculator, "propose", "propose" if std else "draft")
         if std:
             self._watch_std(runner.speculator)
 
     def _watch_std(self, speculator) -> None:
         for name, stage in (("_select", "select"), ("_draft", "draft")):
-            if hasattr(speculator, name):
-                self._time(speculator, name, stage)
-            elif stage == "select" and hasattr(getattr(speculator, "selector", None), "select"):
-                self._time(speculator.selector, "select", "select")
-            else:
+            if not hasattr(speculator, name):
                 raise AttributeError(f"the speculator has no method {name}, which this bench times as '{stage}'.")
+            self._time(speculator, name, stage)
 
     def begin(self) -> None:
         self.clock.idle()
@@ -160,7 +159,7 @@ def timing(clock: Clock, rounds: list[Round]) -> dict[str, Any]:
         "split_ms": {stage: round(ms / many, 4) for stage, ms in spent.items()},
         "tokens": sampled, "tokens_per_s": sampled / total * 1e3,
         "drafted": sum(one.drafts for one in rounds), "accepted": sampled - sum(len(one.ids) for one in rounds),
-        "graphs_per_round": {name: sum(one.graphs[name] for one in rounds) / many for name in ("verify", "draft")},
+        "graphs_per_round": {name: sum(one.graphs[name] for one in rounds) / many for name in GRAPHS},
     }  # fmt: skip
 
 

@@ -54,6 +54,13 @@ class Engines:
         gc.collect()
 
 
+@pytest.fixture(params=["kernels", "torch"])
+def way(request, monkeypatch) -> str:
+    """Selection by its Triton kernels (interpreted on CPU), and by what stands in for them there."""
+    monkeypatch.setattr("vllm_std.selection.keys.KERNELS_ON_CPU", request.param == "kernels")
+    return request.param
+
+
 @pytest.fixture(scope="session")
 def engines():
     engines = Engines()

@@ -10,7 +10,7 @@ from vllm_std.selection.keys import KeyCache
 from vllm_std.selection.ranking import Ranking
 from vllm_std.selection.scoring import Scorer
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.fast, pytest.mark.usefixtures("way")]
 
 LAYERS, HEADS, KV_HEADS, SIZE, BLOCK, WINDOW = 2, 4, 2, 32, 16, 4
 SHAPE = MaskShape(BLOCK, sink=1, top=3, recent=BLOCK)
@@ -29,11 +29,8 @@ class Context:
         self.rounds, self.scales = np.zeros(rows, int), torch.full((LAYERS,), SIZE**-0.5)
         self.tables = torch.zeros(LAYERS, rows, SHAPE.width(4), dtype=torch.int32)
         summaries = KeySummaries((LAYERS, rows * 64, KV_HEADS, 1, SIZE), torch.float32, torch.device("cpu"))
-        self.keys = KeyCache(
-            addresses=torch.tensor([keys.data_ptr() for keys in self.cache], dtype=torch.uint64),
-            key_scales=torch.ones(LAYERS), order=torch.arange(BLOCK * SIZE).view(BLOCK, SIZE).int(), plain=True,
-            strides=self.cache[0].stride()[:3], kv_heads=KV_HEADS, dtype=torch.float32,
-        )  # fmt: skip
+        order = torch.arange(BLOCK * SIZE).view(BLOCK, SIZE)
+        self.keys = KeyCache(list(self.cache), order, plain=True, scales=[1.0] * LAYERS)
         everything = torch.full((rows,), 64 * BLOCK, dtype=torch.int32)
         summaries.update(self.keys, everything, self.seen.table, range(rows), 64)
         self.scorer = Scorer(SHAPE, summaries.means, self.queries, self.scales, 64)

@@ -145,8 +145,7 @@ class StdSpeculator(worker.TargetDependentARSpeculator):
     def _find_keys(self) -> None:
         """Look into the KV cache, which vLLM allocates after `set_attn`."""
         if self.selector.cache is None:
-            self.read_keys = worker.KeyReader(self.layer_list[0])
-            self.selector.cache = self.read_keys.cache(self.layer_list)
+            self.selector.cache = worker.find_keys(self.layer_list)
 
     # ------------------------------------------------------------ the round
 
@@ -208,7 +207,7 @@ class StdSpeculator(worker.TargetDependentARSpeculator):
             length=length,
             max_length=input_batch.seq_lens_cpu_upper_bound[:num_reqs].numpy(),
             block_table=self._block_table()[:num_reqs],
-            keys=lambda layer, blocks: self.read_keys(self.layer_list[layer], blocks),
+            keys=self.selector.cache.read,
             mask=self.selector.mask,
             scales=self.scales,
         )

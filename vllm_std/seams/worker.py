@@ -26,8 +26,8 @@ from vllm_std.config import BACKENDS, FULL_ATTENTION
 from vllm_std.selection.keys import KeyCache
 
 __all__ = [
-    "Attention", "BatchDescriptor", "CUDAGraphMode", "DefaultModelState", "FullAttentionSpec", "KeyReader",
-    "SpeculatorCudaGraphManager", "TargetDependentARSpeculator", "attention_layers", "build_slot_mappings_by_layer", "dispatch_cg_and_sync_dp", "init_logger", "limit_length", "mask_metadata",
+    "Attention", "BatchDescriptor", "CUDAGraphMode", "DefaultModelState", "FullAttentionSpec",
+    "SpeculatorCudaGraphManager", "TargetDependentARSpeculator", "attention_layers", "build_slot_mappings_by_layer", "dispatch_cg_and_sync_dp", "find_keys", "init_logger", "limit_length", "mask_metadata",
     "observe_queries", "only_group", "prepare_decode_inputs", "query_scale", "require_full_attention",
     "requires_raw_input_tokens", "set_forward_context",
 ]  # fmt: skip
@@ -99,69 +99,60 @@ def query_scale(layer: Attention) -> float:
     return layer.impl.scale * (layer._q_scale_float if quantised else 1.0)
 
 
-class KeyReader:
-    """Finds and reads keys in a layer's paged KV cache, whatever the backend's order inside a block.
+class KeyFinder:
+    """Finds where a layer's paged KV cache has its keys, whatever the backend's order inside a block.
 
     The order is found by writing every (token, channel) index as a key into the null block, which holds no request's
-    tokens, and looking where it went. Raises ValueError when the keys do not come back as they were written.
+    tokens, and looking where it went.
     """
 
     BASE = 7  # digits 1..7: exact in every cache dtype, 8-bit floats included
 
     def __init__(self, layer: Attention):
-        cache = self._stored(layer)  # [blocks, KV heads, block size, 2 * head size]
-        self.block_size, self.head_size = cache.shape[2], cache.shape[3] // 2
-        index = torch.arange(self.block_size * self.head_size, device=cache.device)
-        order, base = torch.zeros(2 * len(index), dtype=torch.int64, device=cache.device), 1
-        while base < len(index):
-            order += (self._written(layer, index // base % self.BASE + 1) - 1) * base
-            base *= self.BASE
-        self.where = torch.full_like(index, -1)
-        self.where[order[order >= 0]] = (order >= 0).nonzero()[:, 0]
-        if (self.where < 0).any():
-            raise ValueError(f"selection cannot read keys back from the KV cache of {type(layer.impl).__name__}.")
-        self.plain = bool((self.where == index + index // self.head_size * self.head_size).all())
+        self.layer, self.cache = layer, self.stored(layer)  # [blocks, KV heads, block size, 2 * head size]
+        self.block_size, self.head_size = self.cache.shape[2], self.cache.shape[3] // 2
 
     @staticmethod
-    def _stored(layer: Attention) -> Tensor:
+    def stored(layer: Attention) -> Tensor:
         """The cache in the dtype of what is in it: vLLM keeps 8-bit floats as bytes."""
         kind = getattr(layer, "kv_cache_dtype", "auto")
         if layer.kv_cache.dtype != torch.uint8:
             return layer.kv_cache
         return layer.kv_cache.view(torch.float8_e5m2 if kind == "fp8_e5m2" else torch.float8_e4m3fn)
 
-    def _written(self, layer: Attention, values: Tensor) -> Tensor:
+    def where(self) -> Tensor:
+        """[block size * head size] place of each channel among what a head has in a block; -1 for one that is lost."""
+        index = torch.arange(self.block_size * self.head_size, device=self.cache.device)
+        order, base = torch.zeros(2 * len(index), dtype=torch.int64, device=self.cache.device), 1
+        while base < len(index):
+            order += (self._written(index // base % self.BASE + 1) - 1) * base
+            base *= self.BASE
+        where = torch.full_like(index, -1)
+        where[order[order >= 0]] = (order >= 0).nonzero()[:, 0]
+        return where
+
+    def _written(self, values: Tensor) -> Tensor:
         """What the first head of the null block holds after `values` went in as keys and zeros as values."""
-        cache = layer.kv_cache
+        layer, cache = self.layer, self.layer.kv_cache
         keys = (values * layer._k_scale_float).to(layer.dtype).view(self.block_size, 1, self.head_size)
         keys = keys.repeat(1, cache.shape[1], 1)
         slots = torch.arange(self.block_size, dtype=torch.int64, device=cache.device)
         layer.impl.do_kv_cache_update(layer, keys, torch.zeros_like(keys), cache, slots)
-        seen = self._stored(layer)[0, 0].reshape(-1).float().round().long()
+        seen = self.cache[0, 0].reshape(-1).float().round().long()
         cache[0].zero_()
         return seen
 
-    def __call__(self, layer: Attention, blocks: Tensor) -> Tensor:
-        """[blocks, KV heads, block size, head size] keys of the given physical blocks."""
-        cache = self._stored(layer)
-        if self.plain:
-            keys = cache[..., : self.head_size][blocks]
-        else:
-            keys = cache[blocks].flatten(2)[..., self.where].unflatten(2, (self.block_size, self.head_size))
-        return keys.float() * layer._k_scale_float if keys.dtype.itemsize == 1 else keys
 
-    def cache(self, layers: list[Attention]) -> KeyCache:
-        """The same of all layers, for kernels. Raises ValueError where they are not laid out alike."""
-        caches = [self._stored(layer) for layer in layers]
-        if len({(cache.shape[1:], cache.stride(), cache.dtype) for cache in caches}) > 1:
-            raise ValueError("selection needs a KV cache that is laid out alike in all layers.")
-        cache, device, row = caches[0], caches[0].device, 2 * self.head_size
-        order = self.where // row * cache.stride(2) + self.where % row * cache.stride(3)
-        return KeyCache(
-            addresses=torch.tensor([cache.data_ptr() for cache in caches], dtype=torch.uint64, device=device),
-            key_scales=torch.tensor(
-                [layer._k_scale_float if cache.dtype.itemsize == 1 else 1.0 for layer in layers], device=device
-            ),
-            order=order.view(self.block_size, self.head_size).int(),
-            plain=self.plain and cache.stride(3) == 1, strides=cache.stride()[:3], kv_heads=cache.shape[1], dtype=cache.dtype,
-        )  # fmt: skip
+def find_keys(layers: list[Attention]) -> KeyCache:
+    """Where the keys of all layers are. Raises ValueError where they cannot be found, or lie differently by layer."""
+    finder = KeyFinder(layers[0])
+    caches, where = [finder.stored(layer) for layer in layers], finder.where()
+    if (where < 0).any() or len({(cache.shape[1:], cache.stride(), cache.dtype) for cache in caches}) > 1:
+        kind = type(layers[0].impl).__name__
+        raise ValueError(f"selection cannot read keys back from the KV cache of {kind}, the same in all layers.")
+    (*_, token, channel), row = finder.cache.stride(), 2 * finder.head_size
+    order = (where // row * token + where % row * channel).view(finder.block_size, finder.head_size)
+    index = torch.arange(len(where), device=where.device)
+    plain = channel == 1 and bool((where == index + index // finder.head_size * finder.head_size).all())
+    quantised = finder.cache.dtype.itemsize == 1
+    return KeyCache(caches, order, plain, [layer._k_scale_float if quantised else 1.0 for layer in layers])

@@ -1,7 +1,5 @@
 """Where the keys of a paged KV cache lie, as kernels read them."""
 
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
@@ -13,22 +11,36 @@ TRITON_DTYPES = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class KeyCache:
-    """The keys of all layers. A key channel is at address + block * strides[0] + head * strides[1] + its offset.
+KERNELS_ON_CPU = False  # Triton only interprets there: what kernels do, `plain` does in torch, unless tests say so
 
-    addresses: [layers] uint64. key_scales: [layers] float32, what a quantised key is to be multiplied by.
-    order: [block size, head size] int32 offset of a channel inside the block of a head; plain: token * strides[2] +
-    channel says the same. dtype: of a cached key.
+
+def by_kernel(tensor: Tensor) -> bool:
+    return tensor.is_cuda or KERNELS_ON_CPU
+
+
+class KeyCache:
+    """The keys of all layers. A channel of a key is at block * strides[0] + head * strides[1] + its offset.
+
+    caches: [layers] of [blocks, KV heads, ...] of equal strides and dtype. order: [block size, head size] offset of a
+    channel inside the block of a head; plain: token * strides[2] + channel says the same. scales: [layers], what a
+    quantised key is to be multiplied by.
     """
 
-    addresses: Tensor
-    key_scales: Tensor
-    order: Tensor
-    plain: bool
-    strides: tuple[int, int, int]
-    kv_heads: int
-    dtype: torch.dtype
+    def __init__(self, caches: list[Tensor], order: Tensor, plain: bool, scales: list[float]):
+        cache, self.block_size = caches[0], len(order)
+        self.caches, self.order, self.plain = caches, order.to(cache.device, torch.int32), plain
+        self.kv_heads, self.strides, self.dtype = cache.shape[1], cache.stride()[:3], cache.dtype
+        addresses = [cache.data_ptr() for cache in caches]
+        self.addresses = torch.tensor(addresses, dtype=torch.uint64, device=cache.device)
+        self.key_scales = torch.tensor(scales, dtype=torch.float32, device=cache.device)
+
+    def read(self, layer: int, blocks: Tensor) -> Tensor:
+        """[n, KV heads, block size, head size] keys of physical blocks [n]; float32 where they are quantised."""
+        cache = self.caches[layer]
+        span = (cache.shape[0], self.kv_heads, int(self.order[-1, -1]) + 1 if self.plain else cache[0, 0].numel())
+        flat = cache.as_strided(span, (*self.strides[:2], 1))
+        keys = flat[blocks.long()][..., self.order.flatten().long()].unflatten(2, self.order.shape)
+        return keys.float() * self.key_scales[layer] if cache.dtype.itemsize == 1 else keys
 
     @property
     def arguments(self) -> tuple:

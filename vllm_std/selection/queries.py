@@ -5,16 +5,19 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from vllm_std.selection import plain
+from vllm_std.selection.keys import by_kernel
+
 
 @triton.jit
 def _keep(kept, query, query_start_loc, query_stride, WINDOW: tl.constexpr, ITEMS: tl.constexpr, PADDED: tl.constexpr):
     row, request = tl.program_id(0), tl.program_id(1)
     begin, end = tl.load(query_start_loc + request), tl.load(query_start_loc + request + 1)
-    first = tl.maximum(end - WINDOW, begin)
-    item = tl.arange(0, PADDED)
-    inside = (item < ITEMS) & (first + row < end)
-    values = tl.load(query + (first + row).to(tl.int64) * query_stride + item, mask=inside)
-    tl.store(kept + (request.to(tl.int64) * WINDOW + row) * ITEMS + item, values, mask=inside)
+    source = tl.maximum(end - WINDOW, begin) + row
+    if source < end:
+        item = tl.arange(0, PADDED)
+        values = tl.load(query + source.to(tl.int64) * query_stride + item, mask=item < ITEMS)
+        tl.store(kept + (request.to(tl.int64) * WINDOW + row) * ITEMS + item, values, mask=item < ITEMS)
 
 
 class QueryWindow:
@@ -30,6 +33,8 @@ class QueryWindow:
         """Keep the last `window` rows of each request; query: [tokens, query heads, head size]."""
         _, reqs, window, heads, size = self.kept.shape
         query = query.view(-1, heads, size)
+        if not by_kernel(query):
+            return plain.keep_queries(self.kept[layer], query, query_start_loc)
         assert query.stride()[1:] == (size, 1)
         grid = (window, min(len(query_start_loc) - 1, reqs))
         padded = triton.next_power_of_2(heads * size)

@@ -8,7 +8,9 @@ from torch import Tensor
 from vllm.utils.torch_utils import async_tensor_h2d
 
 from vllm_std.mask import MaskShape
+from vllm_std.selection import plain
 from vllm_std.selection.base import Round
+from vllm_std.selection.keys import by_kernel
 
 @triton.jit
 def _order(score):
@@ -227,6 +229,8 @@ class Ranking:
         mass: [pairs, blocks] float32, not negative, of pairs that begin at number `first`.
         """
         mask = self.mask
+        if not by_kernel(mass):
+            return plain.remember(self, mass, seen, first // num_rows)
         _pick[pairs,](
             mass, mass.stride(0), self.blocks, self.scores, seen.slots, self.frontier, self.enough, seen.scored,
             num_rows, first, mask.top, self.blocks.shape[1], mask.sink, mask.recent, mask.block_size, False,
@@ -240,6 +244,8 @@ class Ranking:
         included. Rows that do not draft get a length of at most 1.
         """
         mask, (layers, max_rows, width) = self.mask, tables.shape
+        if not by_kernel(tables):
+            return plain.fill(self, tables, seq_lens, seen, num_rows)
         _fill[num_rows, layers](
             tables, width, seq_lens, self.blocks, self.scores, self.frontier, self.enough, seen.length, seen.slots,
             self.budget, seen.table, seen.table.stride(0), max_rows, seen.table.shape[1], mask.top,

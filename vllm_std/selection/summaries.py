@@ -8,7 +8,8 @@ import triton.language as tl
 from torch import Tensor
 
 from vllm_std.mask import cdiv
-from vllm_std.selection.keys import KeyCache, read_keys
+from vllm_std.selection import plain
+from vllm_std.selection.keys import KeyCache, by_kernel, read_keys
 
 GRANULE = 16  # tokens of one mean key: with keys and values cached in the model's dtype, 1/32 of the KV bytes
 
@@ -64,14 +65,16 @@ class KeySummaries:
 
         length: [reqs] int32 verified tokens, 0 for a row to leave alone; table: [reqs, blocks] int32.
         """
+        if not by_kernel(self.means):
+            return plain.summarise(self.means, cache, length, table, rows, newest)
         layers, _, kv_heads, granules, _ = self.means.shape
         grid = (newest, len(rows) * kv_heads, layers)
         if all(grid):
             _summarise[grid](
                 *cache.arguments, self.means, self.means.stride(0), rows.start, length, table, table.stride(0),
-                cache.order.shape[0] // granules, **cache.constants,
+                cache.block_size // granules, **cache.constants,
             )  # fmt: skip
 
     def newest(self, cache: KeyCache, draft_length: int) -> int:
         """Blocks that a round may have completed."""
-        return cdiv(draft_length + 1, cache.order.shape[0]) + 1
+        return cdiv(draft_length + 1, cache.block_size) + 1

@@ -1,0 +1,118 @@
+"""What the kernels of selection do, in torch: used on CPU, where Triton only interprets, and to test them against.
+
+Arguments and results are those of the methods that call these functions. Nothing here is meant for a GPU.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from vllm_std.mask import MaskShape
+from vllm_std.selection.base import Round
+from vllm_std.selection.keys import KeyCache
+
+
+def keep_queries(kept: Tensor, query: Tensor, query_start_loc: Tensor) -> None:
+    """`QueryWindow.see` of a layer. kept: [reqs, window, query heads, head size]."""
+    window = torch.arange(kept.shape[1])
+    begin, end = query_start_loc[:-1, None], query_start_loc[1:, None]
+    rows = torch.maximum(end - len(window), begin) + window
+    kept[: len(rows)] = query[torch.minimum(rows, end - 1).clamp(min=0)]
+
+
+def summarise(means: Tensor, cache: KeyCache, length: Tensor, table: Tensor, rows: range, newest: int) -> None:
+    """`KeySummaries.update`."""
+    rows = slice(rows.start, rows.stop)
+    block = length[rows, None] // cache.block_size - 1 - torch.arange(newest)
+    physical = table[rows].gather(1, block.clamp(min=0).long())[block >= 0].long()
+    for layer, kept in enumerate(means):
+        keys = cache.read(layer, physical).unflatten(2, (means.shape[3], -1))
+        kept[physical] = keys.float().mean(3).to(means.dtype)
+
+
+def first_recent(mask: MaskShape, length: Tensor) -> Tensor:
+    """[reqs] block in which the recent window begins."""
+    return (length - mask.recent).clamp(min=0) // mask.block_size
+
+
+def candidates(mask: MaskShape, length: Tensor, width: int) -> Tensor:
+    """[reqs, width] bool: the blocks between sink and recent window."""
+    index = torch.arange(width)
+    return (index >= mask.sink) & (index < first_recent(mask, length)[:, None])
+
+
+def block_lse(queries: Tensor, keys: Tensor) -> Tensor:
+    """[reqs, KV heads, group, blocks] log-sum-exp of logits over the keys of a block.
+
+    queries: [reqs, KV heads, group, size] float32; keys: [reqs, blocks, KV heads, keys, size].
+    """
+    return torch.einsum("rhgd,rbhkd->rhgbk", queries, keys.float())
+
+
+def verify_mass(
+    mask: MaskShape, read: int, means: Tensor, queries: Tensor, scale: float, cache: KeyCache, layer: int,
+    seen: Round, rows: Tensor,
+) -> Tensor:  # fmt: skip
+    """[reqs, blocks] scores of `scoring.Scorer` for a layer; means, queries: of that layer; rows: [reqs] of the batch.
+
+    read: blocks of a request whose keys are read.
+    """
+    length, size = seen.scored[rows, None], mask.block_size
+    table = seen.table[rows, : -(-int(length.max()) // size)].long()
+    index, read = torch.arange(table.shape[1]), min(read, table.shape[1])
+    query = queries[rows, seen.last[rows]].float().unflatten(1, (means.shape[1], -1)) * scale
+    lse = block_lse(query, means[table]).logsumexp(-1) + math.log(size // means.shape[2])
+    lse = lse.masked_fill((index >= length // size)[:, None, None], -torch.inf)
+    written, candidate = index * size < length, candidates(mask, length[:, 0], len(index))
+    looks = lse.softmax(-1).sum((1, 2)).masked_fill(written & ~candidate, torch.inf).masked_fill(~written, -1.0)
+    chosen = looks.topk(read, dim=-1).indices
+    keys = cache.read(layer, table.gather(1, chosen).flatten()).unflatten(0, chosen.shape)
+    unwritten = chosen[..., None] * size + torch.arange(size) >= length[..., None]
+    exact = block_lse(query, keys).masked_fill(unwritten[:, None, None], -torch.inf).logsumexp(-1)
+    return lse.scatter(-1, chosen[:, None, None].expand_as(exact), exact).softmax(-1).sum((1, 2))
+
+
+def remember(ranking, mass: Tensor, seen: Round, layer: int) -> None:
+    """`Ranking.remember` of a layer. mass: [reqs, blocks], of the first rows of the batch."""
+    rows = seen.scored[: len(mass)].nonzero()[:, 0]
+    mask, length, slots = ranking.mask, seen.scored[rows], seen.slots[rows]
+    scores = torch.where(mass[rows] > 0, mass[rows], 0.0)
+    candidate = candidates(mask, length, scores.shape[1])
+    best = scores.masked_fill(~candidate, -1.0).sort(descending=True, stable=True)
+    index = best.indices[:, : mask.top].masked_fill(best.values[:, : mask.top] < 0, 2**30).sort().values
+    kept = scores.gather(1, index.clamp(max=scores.shape[1] - 1))
+    ranking.blocks[layer, slots, : index.shape[1]] = index.int()
+    ranking.scores[layer, slots, : index.shape[1]] = kept
+    ranking.frontier[slots] = first_recent(mask, length)
+    if ranking.coverage:
+        rest = (scores * ~candidate).sum(1, keepdim=True)
+        falling = best.values[:, : mask.top].clamp(min=0)
+        short = rest + falling.cumsum(1) - falling < ranking.coverage * scores.sum(1, keepdim=True)
+        enough = short.sum(1).clamp(min=1).int()
+        ranking.enough[slots] = ranking.enough[slots].maximum(enough)
+
+
+def fill(ranking, tables: Tensor, seq_lens: Tensor, seen: Round, num_rows: int) -> None:
+    """`Ranking.fill`."""
+    rows = seen.length[:num_rows].nonzero()[:, 0]
+    seq_lens[:num_rows].clamp_(max=1)
+    mask, length, slots = ranking.mask, seen.length[rows, None].long(), seen.slots[rows]
+    recent, frontier = first_recent(mask, length), ranking.frontier[slots, None]
+    sink, budget = recent.clamp(max=mask.sink), ranking.budget[length]
+    if ranking.coverage:
+        budget = budget.minimum(ranking.enough[slots, None])
+    fresh = (recent - frontier.clamp(min=mask.sink)).clamp(min=0).minimum(budget)
+    known = (frontier - mask.sink).clamp(0, mask.top)
+    keep = (budget - fresh).minimum(known)
+    place = torch.arange(mask.top)
+    scores = ranking.scores[:, slots].masked_fill(place >= known, -1.0)
+    rank = scores.sort(descending=True, stable=True).indices.argsort()
+    best = ranking.blocks[:, slots].masked_fill(rank >= keep, 2**30).sort().values
+    column = torch.arange(tables.shape[2])
+    block = torch.where(column < sink, column, recent - fresh + column - sink - keep)
+    chosen = best.gather(2, (column - sink).clamp(0, mask.top - 1).expand(len(best), -1, -1))
+    block = torch.where((column >= sink) & (column < sink + keep), chosen, block)
+    own = seen.table[rows].expand(len(tables), -1, -1)
+    tables[:, rows] = own.gather(2, block.clamp(max=own.shape[2] - 1))
+    seq_lens[rows] = (length + 1 - (recent - sink - keep - fresh) * mask.block_size)[:, 0].int()
