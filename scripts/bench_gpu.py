@@ -187,7 +187,10 @@ def start(engine: str, args, folder: Path):
 
 def capture_sizes(args) -> list[int]:
     """Tokens of each pass that a cell can make, so that all of them are full CUDA graphs and start-up stays short."""
-    return sorted({batch * (1 + gamma) for batch in args.batches for gamma in (0, *args.gammas)})
+    # Real answers end one by one, so the batch shrinks.
+    smaller = (1, 2, 4, 8, 16, 24, 32, 48) if args.part in REAL else ()
+    counts = {*args.batches, *(count for count in smaller if count < max(args.batches))}
+    return sorted({count * (1 + gamma) for count in counts for gamma in (0, *args.gammas)})
 
 
 def speculation(engine: str, args, model: str, gamma: int) -> dict | None:

@@ -54,10 +54,10 @@ class Engines:
         gc.collect()
 
 
-@pytest.fixture(params=["kernels", "torch"])
+@pytest.fixture(params=["interpret", "torch"])
 def way(request, monkeypatch) -> str:
     """Selection by its Triton kernels (interpreted on CPU), and by what stands in for them there."""
-    monkeypatch.setattr("vllm_std.selection.keys.KERNELS_ON_CPU", request.param == "kernels")
+    monkeypatch.setattr("vllm_std.selection.keys.ON_CPU", request.param)
     return request.param
 
 

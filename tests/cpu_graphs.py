@@ -43,14 +43,14 @@ def tensors_in(values) -> list[Tensor]:
 class CPUGraph:
     """In place of torch.cuda.CUDAGraph."""
 
-    def __init__(self, keep_graph: bool = False):
+    def __init__(self):
         self.steps, self.temporaries, self.replays = [], [], 0
         self.inputs: dict[int, int] = {}  # storage that was there before the capture: references held here
 
     def replay(self) -> None:
         # The count includes the one who asks.
         if any(torch._C._storage_Use_Count(storage) - 1 <= held for storage, held in self.inputs.items()):
-            raise RuntimeError("the graph reads or writes a tensor that was allocated before its capture and freed since")
+            raise RuntimeError("the graph uses a tensor that was allocated before its capture and has been freed since")
         with torch.inference_mode():
             self.spoil()
             for step in self.steps:
@@ -95,7 +95,7 @@ class Recorder(TorchDispatchMode):
             self.graph.steps.append(step)
 
     def fixed(self, values):
-        """`values` with tensors that stay at these addresses, whatever becomes of their owners; owners are not held."""
+        """`values` with tensors that stay at these addresses whatever becomes of their owners, which are not held."""
 
         def fix(tensor: Tensor) -> Tensor:
             storage = storage_of(tensor)
@@ -152,7 +152,17 @@ def refuse(func, args, kwargs) -> None:
     else:
         syncs = bool({torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output} & set(func.tags))
     if syncs:
-        raise RuntimeError(f"{func} in a captured region: it waits for the device, copies from the host or depends on data")
+        raise RuntimeError(f"{func} in a captured region waits for the device, copies from the host or depends on data")
+
+
+class NeverWaits(TorchDispatchMode):
+    """RuntimeError for every operator that would have a host and a GPU wait for each other."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        # Tensor.numpy and torch.from_numpy know host tensors only; what goes to the device goes by vLLM's async copy.
+        if func.overloadpacket not in (aten.resolve_neg, aten.lift_fresh):
+            refuse(func, args, kwargs or {})
+        return func(*args, **(kwargs or {}))
 
 
 def attend(scheduler_metadata=None, **call) -> None:
@@ -218,7 +228,7 @@ def decode_graphs(llm, requests=(1, 2, 4, 8), updates_metadata: bool = True):
     # Sizes are tokens: several for each request where the target verifies drafts, one in a draft step.
     sizes = sorted({count * tokens for count in requests for tokens in (1, runner.decode_query_len)})
     mode = CUDAGraphMode.FULL_DECODE_ONLY
-    settings = dict(cudagraph_mode=mode, cudagraph_capture_sizes=sizes, max_cudagraph_capture_size=sizes[-1])
+    settings = {"cudagraph_mode": mode, "cudagraph_capture_sizes": sizes, "max_cudagraph_capture_size": sizes[-1]}
     with ExitStack() as stack:
         if speculator is not None:
             stack.callback(set_speculator_mode, speculator, CUDAGraphMode.NONE)

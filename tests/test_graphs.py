@@ -5,11 +5,13 @@ There are no CUDA graphs here: tests/cpu_graphs.py stands in for them, and the f
 
 import json
 import shutil
+from contextlib import nullcontext
 
 import pytest
 import torch
-from conftest import Acceptance, speculator_of, std, token_prompts
+from conftest import SIGN_MODEL, Acceptance, speculator_of, std, token_prompts
 from safetensors.torch import load_file, save_file
+from sign_video import SignVideo
 from tiny_models import EMBEDDING_SCALE
 
 if torch.cuda.is_available():
@@ -17,7 +19,7 @@ if torch.cuda.is_available():
 
 import triton
 import triton.language as tl
-from cpu_graphs import CPUGraph, capture, decode_graphs
+from cpu_graphs import CPUGraph, NeverWaits, capture, decode_graphs
 from vllm import SamplingParams
 
 pytestmark = pytest.mark.fast
@@ -45,7 +47,7 @@ def test_a_replay_reads_its_inputs_anew_and_writes_where_the_capture_did():
 
 
 def test_a_capture_changes_nothing():
-    count, view = torch.zeros(4), None
+    count = torch.zeros(4)
     view = count.view(2, 2)[1]
     graph = captured(lambda: view.add_(1))
     assert count.tolist() == [0, 0, 0, 0]
@@ -168,9 +170,13 @@ def total(manager) -> int:
     return sum(replays(manager).values())
 
 
-def test_plain_decoding(engines, models):
-    llm = engines(models("llama"), None)
-    expected = answers(llm)
+@pytest.fixture(scope="module")
+def plain_answers(engines, models):
+    return answers(engines(models("llama"), None))
+
+
+def test_plain_decoding(engines, models, plain_answers):
+    llm, expected = engines(models("llama"), None), plain_answers
     with decode_graphs(llm) as target:
         assert answers(llm) == expected
         # The prompts take the first pass; then five requests, four, three, and two until the end.
@@ -215,13 +221,82 @@ def eagle_of(target, folder):
     return folder
 
 
-def test_std(engines, models):
-    expected = answers(engines(models("llama"), None))
-    llm = engines(models("llama"), std())
+@pytest.fixture
+def interpreted(monkeypatch):
+    """Selection by kernels: in torch it asks the host for sizes."""
+    monkeypatch.setattr("vllm_std.selection.keys.ON_CPU", "interpret")
+
+
+@pytest.mark.parametrize("selection", ["verify", "exact", "text", "streaming"])
+def test_std(engines, models, plain_answers, interpreted, selection):
+    llm = engines(models("llama"), std(selection=selection))
     with Acceptance(llm) as eager:
-        assert answers(llm) == expected
+        assert answers(llm) == plain_answers
     with decode_graphs(llm) as target, Acceptance(llm) as seen:
-        assert answers(llm) == expected
-        assert total(target) > 0
+        assert answers(llm) == plain_answers
+        speculator = speculator_of(llm)
+        passes, rounds = total(target), total(speculator.select_cudagraph_manager)
+        drafts = total(speculator.decode_cudagraph_manager)
+    assert drafts == speculator.gamma * rounds and rounds >= passes > 0
     assert (seen.drafted, seen.accepted) == (eager.drafted, eager.accepted)
     assert 0 < seen.accepted < seen.drafted
+
+
+def test_any_draft_length_replays_the_same_graphs(engines, models, plain_answers, interpreted, monkeypatch):
+    llm = engines(models("llama"), std())
+    scheduler, lengths = llm.llm_engine.engine_core.engine_core.scheduler, []
+
+    class Turns:
+        def __getitem__(self, batch_size):
+            lengths.append([3, 1, 0, 2][len(lengths) % 4])
+            return lengths[-1]
+
+    monkeypatch.setattr(scheduler, "dynamic_sd_lookup", Turns())
+    with decode_graphs(llm):
+        speculator = speculator_of(llm)
+        graphs = [*speculator.select_cudagraph_manager.graphs, *speculator.decode_cudagraph_manager.graphs]
+        assert answers(llm) == plain_answers
+        rounds, drafts = (total(m) for m in (speculator.select_cudagraph_manager, speculator.decode_cudagraph_manager))
+        assert [*speculator.select_cudagraph_manager.graphs, *speculator.decode_cudagraph_manager.graphs] == graphs
+    assert rounds < drafts < 3 * rounds and lengths.count(0) > 3
+
+
+def test_a_round_never_waits_for_the_device(engines, models, plain_answers, interpreted, monkeypatch):
+    """From the sampler's results to the drafts; operators that wait on a GPU are errors."""
+    llm, rounds = engines(models("llama"), std()), []
+    speculator = speculator_of(llm)
+    plain = speculator.propose
+
+    def propose(*args, **kwargs):
+        with NeverWaits():
+            rounds.append(1)
+            return plain(*args, **kwargs)
+
+    with decode_graphs(llm):
+        monkeypatch.setattr(speculator, "propose", propose)
+        assert answers(llm) == plain_answers
+    assert len(rounds) > 20
+
+
+def test_positions_behind_a_video_are_right_in_graphs(engines, interpreted):
+    films = [SignVideo(scenes=20 + 5 * n, seed=n) for n in range(3)]
+    prompts = [film.prompt(film.ask("range", sentences=2)["question"]) for film in films]
+    room = dict(max_model_len=2048, max_num_batched_tokens=4096, max_num_seqs=4)
+    llm = engines(SIGN_MODEL, std(num_speculative_tokens=4, top_k=192), **room)
+    with Acceptance(llm) as eager:
+        expected = answers(llm, prompts, [24, 40, 32])
+    with decode_graphs(llm, (1, 2, 4)), Acceptance(llm) as seen:
+        assert answers(llm, prompts, [24, 40, 32]) == expected
+    assert (seen.drafted, seen.accepted) == (eager.drafted, eager.accepted) and seen.rate > 0.7
+
+
+def test_sampled_drafts_are_those_without_graphs(engines, models, interpreted):
+    llm = engines(models("llama"), std())
+    params = [SamplingParams(temperature=0.8, seed=n, max_tokens=20, ignore_eos=True) for n in range(len(PROMPTS))]
+    runs = []
+    for graphs in (nullcontext, decode_graphs):
+        llm.reset_prefix_cache()
+        with graphs(llm), Acceptance(llm) as seen:
+            outputs = llm.generate(PROMPTS, params, use_tqdm=False)
+        runs.append(([list(out.outputs[0].token_ids) for out in outputs], seen.drafted, seen.accepted))
+    assert runs[0] == runs[1] and runs[0][2] > 0

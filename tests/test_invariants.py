@@ -165,14 +165,10 @@ def test_the_targets_pass_sees_nothing_of_the_mask(engine, monkeypatch):
 @pytest.mark.parametrize("scores", ["nan", "reversed", "constant"])
 def test_wrong_selection_costs_acceptance_only(engine, monkeypatch, scores):
     llm, expected = engine
-    policy = speculator_of(llm).selector.policy
-    plain = policy.score
-    wrong = {
-        "nan": lambda *seen: plain(*seen) * torch.nan,
-        "reversed": lambda *seen: -plain(*seen),
-        "constant": lambda *seen: plain(*seen) * 0,
-    }
-    monkeypatch.setattr(policy, "score", wrong[scores])
+    ranking = speculator_of(llm).selector.ranking
+    plain = ranking.remember
+    wrong = {"nan": lambda mass: mass * torch.nan, "reversed": lambda mass: -mass, "constant": lambda mass: mass * 0}
+    monkeypatch.setattr(ranking, "remember", lambda mass, *rest: plain(wrong[scores](mass), *rest))
     assert greedy(llm, PROMPTS) == expected
 
 

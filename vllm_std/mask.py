@@ -63,8 +63,8 @@ class MaskShape:
         return self.sink + self.top + cdiv(self.recent, self.block_size)
 
     def width(self, draft_length: int) -> int:
-        """Columns of a masked block table that drafts `draft_length` tokens."""
-        return self.sink + self.top + cdiv(self.recent + draft_length, self.block_size) + 2
+        """Columns of a masked block table that drafts `draft_length` tokens; of 16, so that rows are aligned."""
+        return 16 * cdiv(self.sink + self.top + cdiv(self.recent + draft_length, self.block_size) + 2, 16)
 
     @property
     def max_length(self) -> int:

@@ -300,7 +300,7 @@ class StdSpeculator(worker.TargetDependentARSpeculator):
             batch = self.idx_mapping[:num_reqs], self.input_buffers.query_start_loc[: num_reqs + 1]
             self.block_tables.compute_slot_mappings(*batch, self.input_buffers.positions[:num_reqs], num_tokens)
             self._update_draft_decode_metadata(attn_metadata, num_reqs)
-        self.current_draft_step += 1
+        self.current_draft_step.add_(1).clamp_(max=self.gamma)  # when graphs are captured, no round has begun
         self._generate_draft(num_reqs, num_tokens, attn_metadata, slot_mappings, across_dp, cg_mode, self.gamma + 1)
 
     def _run_model(

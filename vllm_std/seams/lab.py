@@ -2,7 +2,7 @@
 
 render    LLM._preprocess_chat and _preprocess_cmpl, so that a prompt (its video too) is processed once for all cells
 generate  LLM._render_and_run_requests, which takes what was rendered
-switch    Selector.change and Scheduler.num_spec_tokens, between cells, while no request runs
+switch    Selector.change, the speculator's CUDA graphs and Scheduler.num_spec_tokens, while no request runs
 passes    StdSpeculator.observe_verification: what the sampler kept of each request, before vLLM trims it to max_tokens
 window    KVCacheCoordinator.find_longest_cache_hit: a prompt found in the prefix cache still computes its last tokens,
           so selection sees the same observation queries in every cell, and vLLM pads no first pass with empty drafts
@@ -52,6 +52,10 @@ class Bench:
     def switch(self, gamma: int, **selection) -> None:
         """Draft `gamma` tokens a round and select with other options. Raises ValueError for what std cannot do."""
         self.speculator.selector.change(**selection)
+        # A CUDA graph holds the addresses of the masks it was captured with: without it drafts are the same, eagerly.
+        for graphs in (self.speculator.select_cudagraph_manager, self.speculator.decode_cudagraph_manager):
+            graphs.graphs.clear()
+            graphs._graphs_captured = False
         self.scheduler.num_spec_tokens = gamma
 
     def passes(self) -> Passes:

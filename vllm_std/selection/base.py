@@ -58,8 +58,9 @@ class Observation:
     def of(self, chosen: np.ndarray) -> "Observation":
         """The same of some requests only; chosen: [reqs] bool on the host."""
         at = async_tensor_h2d(chosen.nonzero()[0], self.length.device)
+        queries = self.queries[:, at] if self.queries.numel() else self.queries  # kept by policies that need them
         return replace(
-            self, queries=self.queries[:, at], last=self.last[at], length=self.length[at],
+            self, queries=queries, last=self.last[at], length=self.length[at],
             max_length=self.max_length[chosen], block_table=self.block_table[at],
         )  # fmt: skip
 

@@ -1,5 +1,7 @@
 """Where the keys of a paged KV cache lie, as kernels read them."""
 
+from typing import Literal
+
 import torch
 import triton
 import triton.language as tl
@@ -11,11 +13,18 @@ TRITON_DTYPES = {
 }  # fmt: skip
 
 
-KERNELS_ON_CPU = False  # Triton only interprets there: what kernels do, `plain` does in torch, unless tests say so
+# On CPU, where Triton only interprets, `plain` does in torch what the kernels do; tests have them interpreted, or
+# compiled without being run.
+ON_CPU: Literal["torch", "interpret", "compile"] = "torch"
 
 
 def by_kernel(tensor: Tensor) -> bool:
-    return tensor.is_cuda or KERNELS_ON_CPU
+    return tensor.is_cuda or ON_CPU != "torch"
+
+
+def interpreted(tensor: Tensor) -> bool:
+    """Triton's interpreter is slow by the operation, a GPU by the element: so tiles differ."""
+    return tensor.is_cpu and ON_CPU != "compile"
 
 
 class KeyCache:

@@ -10,7 +10,7 @@ from vllm.utils.torch_utils import async_tensor_h2d
 from vllm_std.mask import MaskShape
 from vllm_std.selection import plain
 from vllm_std.selection.base import Round
-from vllm_std.selection.keys import by_kernel
+from vllm_std.selection.keys import by_kernel, interpreted
 
 @triton.jit
 def _order(score):
@@ -194,8 +194,8 @@ def _tile(mass: Tensor) -> int:
 
 
 def _ways(tensor: Tensor) -> tuple[int, int]:
-    """(ways, steps) to find 32 bits: Triton's interpreter is slow by the operation, a GPU by the element."""
-    return (256, 4) if tensor.is_cpu else (2, 32)
+    """(ways, steps) to find 32 bits."""
+    return (256, 4) if interpreted(tensor) else (2, 32)
 
 
 class Ranking:

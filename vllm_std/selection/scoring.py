@@ -19,7 +19,7 @@ from torch import Tensor
 from vllm_std.mask import MaskShape, cdiv
 from vllm_std.selection.base import Round
 from vllm_std.selection import plain
-from vllm_std.selection.keys import TRITON_DTYPES, KeyCache, by_kernel, read_keys
+from vllm_std.selection.keys import TRITON_DTYPES, KeyCache, by_kernel, interpreted, read_keys
 from vllm_std.selection.ranking import Ranking, pick
 
 CANDIDATES = 3  # times the blocks to choose: so many of the best by summary are scored by their keys
@@ -186,7 +186,7 @@ class Scorer:
     def _sizes(self, cache: KeyCache) -> dict:
         group = self.heads // cache.kv_heads
         # Triton's interpreter cannot multiply 16-bit matrices, nor would it be faster.
-        dot = tl.float32 if self.means.is_cpu else TRITON_DTYPES[self.queries.dtype]
+        dot = tl.float32 if interpreted(self.means) else TRITON_DTYPES[self.queries.dtype]
         return {
             "WINDOW": self.window, "HEADS": self.heads, "GROUP": group, "DOT": dot,
             "PADDED_GROUP": max(16, triton.next_power_of_2(group)),
@@ -194,7 +194,7 @@ class Scorer:
 
     def _splits(self, pairs: int, kv_heads: int) -> int:
         """Programs that share a request's blocks: enough of them to keep a GPU busy, one for the interpreter."""
-        if self.means.is_cpu:
+        if not self.means.is_cuda:
             return 1
         busy = 8 * torch.cuda.get_device_properties(self.means.device).multi_processor_count
         return max(1, min(16, cdiv(busy, pairs * kv_heads)))
@@ -208,13 +208,13 @@ class Scorer:
         constants = {name: cache.constants[name] for name in ("KV_HEADS", "BLOCK_SIZE", "SIZE", "PADDED")}
         _look[self._splits(pairs, cache.kv_heads), pairs, cache.kv_heads](
             self.work, self.means, self.means.stride(0), first, seen.scored, *self._common(seen, num_rows),
-            GRANULE=self.mask.block_size // granules, TILE=1024 if self.means.is_cpu else 64, **constants,
+            GRANULE=self.mask.block_size // granules, TILE=1024 if interpreted(self.means) else 64, **constants,
             **self._sizes(cache),
         )  # fmt: skip
 
     def _read(self, cache: KeyCache, seen: Round, num_rows: int, first: int, pairs: int) -> None:
         padded = triton.next_power_of_2(self.mask.block_size)
-        tile = max(1, (4096 if self.means.is_cpu else 64) // padded)
+        tile = max(1, (4096 if interpreted(self.means) else 64) // padded)
         _read[self._splits(pairs, cache.kv_heads), pairs, cache.kv_heads](
             *cache.arguments, self.work, self.chosen, first, seen.scored, *self._common(seen, num_rows),
             READ=self.read, TILE=tile, PADDED_BLOCK=padded, **cache.constants, **self._sizes(cache),
@@ -224,5 +224,5 @@ class Scorer:
         _mass[pairs,](
             self.mass, self.work, first, seen.scored, num_rows, self.width, WHOLE=whole, HEADS=self.heads,
             PADDED_HEADS=triton.next_power_of_2(self.heads), BLOCK_SIZE=self.mask.block_size,
-            TILE=1024 if self.means.is_cpu else 64,
+            TILE=1024 if interpreted(self.means) else 64,
         )  # fmt: skip

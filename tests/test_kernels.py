@@ -1,0 +1,126 @@
+"""The kernels of selection, from queries and cache to masked tables: on a GPU against torch, elsewhere interpreted."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vllm_std.mask import MaskShape
+from vllm_std.selection import KeySummaries, QueryWindow, Round, keys
+from vllm_std.selection.keys import KeyCache
+from vllm_std.selection.ranking import Ranking
+from vllm_std.selection.scoring import Scorer
+
+pytestmark = pytest.mark.fast
+
+LAYERS, REQS, COLUMNS, WINDOW = 2, 4, 24, 6
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the GPU here compiles for itself")
+def test_all_kernels_compile_for_hopper():
+    """For bf16, fp16, float32 and fp8 caches, block sizes and head sizes; each within the shared memory of an SM."""
+    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    script = str(Path(__file__).parent / "compile_kernels.py")
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=env, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    names = "_fill _keep _look _mass _pick _read _summarise"
+    assert done.stdout.splitlines()[-1] == f"compiled {names}"
+
+
+class Case:
+    """A round of four requests, one of them not drafting and one not to be scored, on a device."""
+
+    def __init__(self, device, dtype, cached, block_size, heads, kv_heads, size, coverage):
+        random = torch.Generator().manual_seed(0)
+        blocks, mask = REQS * COLUMNS, MaskShape(block_size, sink=1, top=5, recent=2 * block_size)
+        caches = torch.randn(LAYERS, blocks, kv_heads, block_size, 2 * size, generator=random).to(cached).to(device)
+        order = torch.arange(block_size)[:, None] * 2 * size + torch.arange(size)
+        scales = [1.0, 0.5 if cached.itemsize == 1 else 1.0]
+        self.cache = KeyCache(list(caches), order, plain=block_size != 32, scales=scales)
+        table = torch.randperm(blocks, generator=random).view(REQS, COLUMNS).int()
+        self.seen = Round(torch.tensor([2, 0, -1, 1], device=device), table.to(device))
+        lengths = torch.tensor([22, 17, 11, 20]) * block_size + torch.tensor([1, 0, 5, 15])
+        flags = torch.tensor([[1, 1, 0, 1], [1, 1, 0, 0]], dtype=torch.int32)
+        self.queries = QueryWindow((LAYERS, REQS, WINDOW, heads, size), dtype, device)
+        starts = torch.arange(REQS + 1, dtype=torch.int32) * WINDOW
+        last = self.queries.last(starts, torch.tensor([0, 3, 5, 1])).to(device)
+        self.seen.begin(lengths.to(device), last, flags.to(device))
+        for layer in range(LAYERS):
+            query = torch.randn(REQS * WINDOW, heads, size, generator=random).to(dtype)
+            self.queries.see(layer, query.to(device), starts.to(device))
+        self.summaries = KeySummaries((LAYERS, blocks, kv_heads, block_size // 16, size), dtype, device)
+        self.ranking = Ranking(mask, LAYERS, REQS, 8192, coverage, device)
+        self.ranking.enough.zero_()
+        scales = torch.full((LAYERS,), size**-0.5, device=device)
+        self.scorer = Scorer(mask, self.summaries.means, self.queries.kept, scales, COLUMNS)
+        self.tables = torch.zeros(LAYERS, REQS, mask.width(5), dtype=torch.int32, device=device)
+
+    def run(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(tables, seq_lens) of a round, on the host."""
+        self.summaries.update(self.cache, self.seen.length, self.seen.table, range(REQS), COLUMNS)
+        self.scorer.run(self.cache, self.seen, REQS, self.ranking)
+        seq_lens = torch.full((REQS,), 99, dtype=torch.int32, device=self.tables.device)
+        self.ranking.fill(self.tables, seq_lens, self.seen, REQS)
+        return self.tables.cpu(), seq_lens.cpu()
+
+
+CASES = [  # dtype, cached dtype, block size, query heads, KV heads, head size, coverage
+    (torch.float32, torch.float32, 16, 28, 4, 128, None),
+    (torch.float32, torch.float32, 32, 9, 3, 64, 0.5),
+    (torch.float32, torch.float32, 128, 6, 6, 80, None),
+    (torch.bfloat16, torch.bfloat16, 16, 28, 4, 128, 0.5),
+    (torch.bfloat16, torch.bfloat16, 64, 6, 6, 96, None),
+    (torch.bfloat16, torch.float8_e4m3fn, 32, 14, 2, 64, None),
+    (torch.bfloat16, torch.float8_e5m2, 16, 8, 1, 128, None),
+    (torch.float16, torch.float16, 32, 9, 3, 64, None),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(str(part).removeprefix("torch.") for part in case))
+def test_a_round_is_what_torch_makes_of_it(monkeypatch, case):
+    monkeypatch.setattr(keys, "ON_CPU", "torch")
+    expected, lengths = Case(torch.device("cpu"), *case).run()
+    monkeypatch.setattr(keys, "ON_CPU", "interpret")
+    got, seq_lens = Case(DEVICE, *case).run()
+    assert torch.equal(seq_lens, lengths)
+    # Sums in another order may swap blocks of nearly the same score.
+    same = [len(set(a.tolist()) & set(b.tolist())) for a, b in zip(got.flatten(0, 1), expected.flatten(0, 1))]
+    most = [len(set(row.tolist())) for row in expected.flatten(0, 1)]
+    assert sum(same) >= (1.0 if case[0] == torch.float32 else 0.97) * sum(most)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="watches Triton's interpreter")
+@pytest.mark.parametrize("case", CASES[1:3], ids=str)
+def test_kernels_stay_inside_what_they_are_given(monkeypatch, case):
+    from triton.runtime.interpreter import GridExecutor, InterpreterBuilder
+
+    monkeypatch.setattr(keys, "ON_CPU", "interpret")
+    round, launch, given, checked = Case(DEVICE, *case), GridExecutor.__call__, [], []
+
+    def watched(self, *args, **kwargs):
+        given[:] = [x for x in args if isinstance(x, torch.Tensor)] + round.cache.caches
+        return launch(self, *args, **kwargs)
+
+    def access(plain, mask_at):
+        def check(builder, pointers, *rest):
+            address, mask = np.broadcast_arrays(pointers.data, rest[mask_at].data)
+            inside = ~mask.astype(bool)
+            for tensor in given:
+                begin = tensor.untyped_storage().data_ptr()
+                inside |= (address >= begin) & (address < begin + tensor.untyped_storage().nbytes())
+            assert inside.all()
+            checked.append(1)
+            return plain(builder, pointers, *rest)
+
+        return check
+
+    monkeypatch.setattr(GridExecutor, "__call__", watched)
+    for name, mask_at in (("create_masked_load", 0), ("create_masked_store", 1)):
+        monkeypatch.setattr(InterpreterBuilder, name, access(getattr(InterpreterBuilder, name), mask_at))
+    round.run()
+    assert len(checked) > 1000
