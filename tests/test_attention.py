@@ -240,9 +240,7 @@ def plain_mass(seen: Seen, row: int) -> tuple[torch.Tensor, list[int]]:
 
 @pytest.mark.parametrize("at_once", [1, 2, 3])
 @pytest.mark.parametrize("block_size,heads,head_size,dtype", GRID[::5])
-def test_verify_reads_the_best_blocks_and_estimates_the_others(
-    way, block_size, heads, head_size, dtype, at_once
-):
+def test_verify_reads_the_best_blocks_and_estimates_the_others(way, block_size, heads, head_size, dtype, at_once):
     """However many (layer, request) pairs go at once."""
     seen, got, chosen = Seen(block_size, heads, head_size, dtype, top=1), {}, {}
     scorer = seen.scorer()

@@ -134,7 +134,10 @@ def test_coverage_keeps_as_few_blocks_as_hold_that_share_of_the_mass_in_every_la
         mass = scores[:, row].double()
         shares = [
             min(
-                float(layer[[b for b in kept_blocks(shape, layer.tolist(), n, keep) if b < -(-n // 16)]].sum() / layer.sum())
+                float(
+                    layer[[b for b in kept_blocks(shape, layer.tolist(), n, keep) if b < -(-n // 16)]].sum()
+                    / layer.sum()
+                )
                 for layer in mass
             )
             for keep in range(shape.top + 1)

@@ -13,7 +13,7 @@ SelectionPolicy = Literal["verify", "exact", "text", "streaming", "random"]
 STATIC_POLICIES = ("text", "streaming")  # never scored again, so refresh does not apply to them
 DEFAULT_TOP_K, DEFAULT_FLOOR = 1024, 256
 CACHE_DTYPES = ("auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2")
-BACKENDS = ("FLASH_ATTN", "CPU_ATTN")
+BACKENDS = ("FLASH_ATTN", "TRITON_ATTN", "CPU_ATTN")
 
 
 @config

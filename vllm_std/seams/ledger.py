@@ -54,7 +54,8 @@ LEDGER = (
     Seam(
         "memory",
         "vllm.v1.executor.Executor.determine_available_memory",
-        "key summaries grow with the number of KV blocks, which vLLM derives from all memory that is free",
+        "key summaries grow with the number of KV blocks, which vLLM derives from all memory that is free; and vLLM "
+        "profiles its memory before there is a KV cache, which the tables and the workspace of selection belong to",
         "none",
         "a speculator can ask for memory by the KV block",
     ),
@@ -71,6 +72,14 @@ LEDGER = (
         "builders make one metadata for all layers of a KV cache group",
         "vLLM RFC #47351",
         "metadata builders accept a block table per layer",
+    ),
+    Seam(
+        "draft graphs",
+        "SpeculatorCudaGraphManager, and the parts of TargetDependentARSpeculator's multi-step decode that a step needs",
+        "vLLM fuses all steps of one draft length into a graph, or rebuilds metadata on the host for each step; a graph "
+        "of one step serves every draft length",
+        "vLLM #32374",
+        "vLLM captures draft steps one by one with metadata updated in place",
     ),
     Seam(
         "key layout",

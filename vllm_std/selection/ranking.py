@@ -12,6 +12,7 @@ from vllm_std.selection import plain
 from vllm_std.selection.base import Round
 from vllm_std.selection.keys import by_kernel, interpreted
 
+
 @triton.jit
 def _order(score):
     """Scores as int32 in the same order; what is no score counts as 0."""
@@ -41,8 +42,8 @@ def _climb(low, worth, holds, WAYS: tl.constexpr):
 
 @triton.jit
 def _pick(
-    mass, width, chosen, scores, slots, frontier, enough, scored, num_rows, first, K: tl.constexpr, PLACES: tl.constexpr,
-    SINK: tl.constexpr, RECENT: tl.constexpr, BLOCK_SIZE: tl.constexpr, READING: tl.constexpr, COVERAGE: tl.constexpr,
+    mass, width, chosen, scores, slots, frontier, enough, scored, num_rows, first,
+    K: tl.constexpr, PLACES: tl.constexpr, SINK: tl.constexpr, RECENT: tl.constexpr, BLOCK_SIZE: tl.constexpr, READING: tl.constexpr, COVERAGE: tl.constexpr,
     TILE: tl.constexpr, WAYS: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
     """The K blocks of highest score of a (layer, request) pair, in increasing order; ties go to the earlier block.
@@ -252,5 +253,3 @@ class Ranking:
             triton.next_power_of_2(mask.top), triton.next_power_of_2(width), mask.sink, mask.recent, mask.block_size,
             self.coverage, *_ways(tables),
         )  # fmt: skip
-
-

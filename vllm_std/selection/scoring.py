@@ -17,8 +17,8 @@ import triton.language as tl
 from torch import Tensor
 
 from vllm_std.mask import MaskShape, cdiv
-from vllm_std.selection.base import Round
 from vllm_std.selection import plain
+from vllm_std.selection.base import Round
 from vllm_std.selection.keys import TRITON_DTYPES, KeyCache, by_kernel, interpreted, read_keys
 from vllm_std.selection.ranking import Ranking, pick
 

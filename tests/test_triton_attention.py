@@ -1,0 +1,61 @@
+"""std on TRITON_ATTN, a backend that GPUs have: real engines, its kernels interpreted where there is no GPU."""
+
+import pytest
+import torch
+from conftest import Acceptance, greedy, speculator_of, std, token_prompts
+from vllm.platforms import current_platform
+from vllm.v1.attention import selector
+
+pytestmark = pytest.mark.fast
+
+PROMPTS, TOKENS = token_prompts([45, 300, 97], seed=2), 6
+ROOM = dict(max_num_seqs=4, max_num_batched_tokens=1024)
+
+
+@pytest.fixture
+def triton_attention(monkeypatch, engines):
+    """Engines that start now attend by TRITON_ATTN."""
+    if torch.cuda.is_available():
+        return {"attention_backend": "TRITON_ATTN"}
+    path = "vllm.v1.attention.backends.triton_attn.TritonAttentionBackend"
+    monkeypatch.setattr(type(current_platform), "get_attn_backend_cls", lambda *_, **__: path)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
+    selector._cached_get_attn_backend.cache_clear()
+    yield {"seed": 1}  # engines of another backend are not these
+    engines.close()
+    selector._cached_get_attn_backend.cache_clear()
+
+
+def decoded(llm) -> tuple:
+    """(tokens, drafted, accepted)"""
+    llm.reset_prefix_cache()
+    with Acceptance(llm) as seen:
+        tokens = greedy(llm, PROMPTS, TOKENS)
+    return tokens, seen.drafted, seen.accepted
+
+
+def test_drafts_are_those_of_another_backend(engines, models, triton_attention, monkeypatch):
+    """The same tokens, drafts and accepted drafts; metadata is updated in place from step to step."""
+    plain = greedy(engines(models("llama"), None, **ROOM, **triton_attention), PROMPTS, TOKENS)
+    llm = engines(models("llama"), std(), **ROOM, **triton_attention)
+    speculator = speculator_of(llm)
+    assert speculator.group.backend.get_name() == "TRITON_ATTN"
+    got = decoded(llm)
+    assert speculator.supports_decode_metadata_update and speculator.selector.cache.plain
+    assert got[0] == plain and got[2] > 0
+    if not torch.cuda.is_available():
+        del llm, speculator
+        monkeypatch.undo()
+        selector._cached_get_attn_backend.cache_clear()
+        assert decoded(engines(models("llama"), std(), **ROOM)) == got
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has graphs of its own")
+def test_its_drafts_replay_from_graphs(engines, models, triton_attention, monkeypatch):
+    from cpu_graphs import decode_graphs
+
+    monkeypatch.setattr("vllm_std.selection.keys.ON_CPU", "interpret")
+    llm = engines(models("llama"), std(), **ROOM, **triton_attention)
+    expected = decoded(llm)
+    with decode_graphs(llm, (1, 2, 4)):
+        assert decoded(llm) == expected
