@@ -38,7 +38,7 @@ def compile_all(dtype, cached, block_size, heads, kv_heads, size, plain, coverag
     mask = MaskShape(block_size, sink=1, top=59, recent=64)
     caches = [torch.zeros(BLOCKS, kv_heads, block_size, 2 * size, dtype=cached) for _ in range(LAYERS)]
     cache = keys.KeyCache(caches, torch.arange(block_size * size).view(block_size, size), plain, [1.0] * LAYERS)
-    seen = Round(torch.arange(REQS), torch.zeros(REQS, 2048, dtype=torch.int32))
+    seen = Round(torch.zeros(REQS, 2048, dtype=torch.int32))
     queries = QueryWindow((LAYERS, REQS, 6, heads, size), dtype, CPU)
     queries.see(0, torch.zeros(24, heads, size, dtype=dtype), torch.zeros(REQS + 1, dtype=torch.int32))
     granules = block_size // 16
@@ -51,17 +51,21 @@ def compile_all(dtype, cached, block_size, heads, kv_heads, size, plain, coverag
 
 
 def main() -> None:
-    compiled, plain = set(), JITFunction.run
+    compiled, prefetching, plain = set(), set(), JITFunction.run
 
     def run(self, *args, grid, warmup, **kwargs):
         kernel = plain(self, *args, grid=grid, warmup=True, **kwargs)
         assert kernel.asm["cubin"] and kernel.metadata.shared <= 227 * 1024
+        if "cp.async.cg.shared.global" in kernel.asm["ptx"]:
+            prefetching.add(self.__name__)
         compiled.add(self.__name__)
         return kernel
 
     driver.set_active(Hopper())
     JITFunction.run, keys.ON_CPU = run, "compile"
-    for case in CASES:
+    compile_all(*CASES[0])
+    assert prefetching == {"_look", "_read"}, "what reads most must read vectors, ahead of their use"
+    for case in CASES[1:]:
         compile_all(*case)
     print("compiled", *sorted(compiled))
 

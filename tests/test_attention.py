@@ -91,8 +91,8 @@ def test_masked_attention_equals_attention_over_the_kept_tokens(block_size, head
     cache = Cache(block_size, heads, head_size, dtype, lengths)
     shape = MaskShape(block_size, sink=1, top=3, recent=block_size)
     length = torch.tensor(lengths) - 1  # verified before the token whose query this is
-    rows, seen = len(lengths), Round(torch.arange(len(lengths)), cache.block_table)
-    seen.begin(length, length * 0, torch.ones(2, rows, dtype=torch.int32))
+    rows, seen = len(lengths), Round(cache.block_table)
+    seen.begin(torch.arange(rows), length, length * 0, torch.ones(2, rows, dtype=torch.int32))
     ranking = Ranking(shape, 1, rows, max(lengths), None, torch.device("cpu"))
     ranking.remember(torch.rand(rows, cache.block_table.shape[1]), seen, rows, 0, rows)
     tables, masked = torch.zeros(1, rows, shape.width(1), dtype=torch.int32), torch.zeros(rows, dtype=torch.int32)
@@ -167,15 +167,15 @@ class Seen:
         self.queries = torch.randn(1, len(lengths), window, heads[0], head_size).to(dtype)
         granules = block_size // granule(block_size)
         self.mask = MaskShape(block_size, sink=1, top=top, recent=block_size)
-        self.round, self.keys = Round(torch.arange(3), cache.block_table), find_keys([cache.layer])
+        self.round, self.keys = Round(cache.block_table), find_keys([cache.layer])
         last = torch.tensor(self.verified) - 1
-        self.round.begin(torch.tensor(lengths), last, torch.ones(2, 3, dtype=torch.int32))
+        self.round.begin(torch.arange(3), torch.tensor(lengths), last, torch.ones(2, 3, dtype=torch.int32))
         shape = (1, len(cache.layer.kv_cache), cache.kv_heads, granules, head_size)
         self.summaries = KeySummaries(shape, dtype, torch.device("cpu"))
         self.summaries.update(self.keys, self.round.length, self.round.table, range(3), 12)
         self.observation = Observation(
-            queries=self.queries, last=last, length=torch.tensor(lengths), max_length=np.array(lengths) + 3,
-            block_table=cache.block_table, keys=self.keys.read, mask=self.mask,
+            slots=torch.arange(3), queries=self.queries, last=last, length=torch.tensor(lengths),
+            max_length=np.array(lengths) + 3, block_table=cache.block_table, keys=self.keys.read, mask=self.mask,
             scales=[head_size**-0.5],
         )  # fmt: skip
 
@@ -266,7 +266,7 @@ def test_rows_not_to_be_scored_keep_what_they_had(way, num_rows):
     ranking = Ranking(seen.mask, 1, 3, 1024, None, torch.device("cpu"))
     ranking.blocks.fill_(-7)
     flags = torch.tensor([[1, 1, 1], [0, 1, 0]], dtype=torch.int32)
-    seen.round.begin(torch.tensor(seen.cache.lengths), seen.observation.last, flags)
+    seen.round.begin(torch.arange(3), torch.tensor(seen.cache.lengths), seen.observation.last, flags)
     seen.scorer().run(seen.keys, seen.round, num_rows, ranking)
     assert [(row != -7).all().item() for row in ranking.blocks[0]] == [False, num_rows > 1, False]
 

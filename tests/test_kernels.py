@@ -43,13 +43,14 @@ class Case:
         scales = [1.0, 0.5 if cached.itemsize == 1 else 1.0]
         self.cache = KeyCache(list(caches), order, plain=block_size != 32, scales=scales)
         table = torch.randperm(blocks, generator=random).view(REQS, COLUMNS).int()
-        self.seen = Round(torch.tensor([2, 0, -1, 1], device=device), table.to(device))
+        self.seen = Round(table.to(device))
         lengths = torch.tensor([22, 17, 11, 20]) * block_size + torch.tensor([1, 0, 5, 15])
         flags = torch.tensor([[1, 1, 0, 1], [1, 1, 0, 0]], dtype=torch.int32)
         self.queries = QueryWindow((LAYERS, REQS, WINDOW, heads, size), dtype, device)
         starts = torch.arange(REQS + 1, dtype=torch.int32) * WINDOW
         last = self.queries.last(starts, torch.tensor([0, 3, 5, 1])).to(device)
-        self.seen.begin(lengths.to(device), last, flags.to(device))
+        slots = torch.tensor([2, 0, -1, 1], device=device)
+        self.seen.begin(slots, lengths.to(device), last, flags.to(device))
         for layer in range(LAYERS):
             query = torch.randn(REQS * WINDOW, heads, size, generator=random).to(dtype)
             self.queries.see(layer, query.to(device), starts.to(device))

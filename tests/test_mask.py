@@ -36,19 +36,19 @@ class Masks:
     def __init__(self, shape: MaskShape, block_table, layers=3, gamma=5, coverage=None):
         rows = len(block_table)
         self.rows, self.layers = rows, layers
-        self.seen = Round(torch.arange(rows).flip(0), block_table)
+        self.slots, self.seen = torch.arange(rows).flip(0), Round(block_table)
         self.ranking = Ranking(shape, layers, rows, 4096, coverage, torch.device("cpu"))
         self.tables = torch.full((layers, rows, shape.width(gamma)), -1, dtype=torch.int32)
 
     def score(self, scores, length) -> None:
-        self.seen.begin(length, length * 0, torch.ones(2, self.rows, dtype=torch.int32))
+        self.seen.begin(self.slots, length, length * 0, torch.ones(2, self.rows, dtype=torch.int32))
         self.ranking.reset(np.arange(self.rows))
         for layer, score in enumerate(scores):
             self.ranking.remember(score, self.seen, self.rows, layer * self.rows, self.rows)
 
     def fill(self, length):
         """([layers, reqs, width] tables, [reqs] tokens they hold)"""
-        self.seen.begin(length, length * 0, torch.ones(2, self.rows, dtype=torch.int32))
+        self.seen.begin(self.slots, length, length * 0, torch.ones(2, self.rows, dtype=torch.int32))
         seq_lens = torch.full((self.rows,), 99, dtype=torch.int32)
         self.ranking.fill(self.tables, seq_lens, self.seen, self.rows)
         return self.tables, seq_lens - 1
@@ -105,7 +105,7 @@ def test_rows_that_do_not_draft_are_left_alone():
     shape = SHAPES[0]
     scores, block_table, _ = random_case(shape, [640, 1000])
     masks = Masks(shape, block_table)
-    masks.seen.begin(torch.tensor([640]), torch.tensor([0]), torch.tensor([[0], [0]]))
+    masks.seen.begin(torch.tensor([0]), torch.tensor([640]), torch.tensor([0]), torch.tensor([[0], [0]]))
     seq_lens = torch.tensor([641, 0], dtype=torch.int32)
     masks.ranking.fill(masks.tables, seq_lens, masks.seen, 2)
     assert (masks.tables == -1).all() and seq_lens.tolist() == [1, 0]

@@ -24,7 +24,7 @@ class Context:
         self.lengths, rows = lengths, len(lengths)
         self.cache = torch.randn(LAYERS, rows * 64, KV_HEADS, BLOCK, SIZE)
         self.queries = torch.randn(LAYERS, rows, WINDOW, HEADS, SIZE)
-        self.seen = Round(torch.arange(rows), torch.arange(64 * rows, dtype=torch.int32).view(rows, 64))
+        self.seen = Round(torch.arange(64 * rows, dtype=torch.int32).view(rows, 64))
         self.ranking = Ranking(SHAPE, LAYERS, rows, 1024, None, torch.device("cpu"))
         self.rounds, self.scales = np.zeros(rows, int), torch.full((LAYERS,), SIZE**-0.5)
         self.tables = torch.zeros(LAYERS, rows, SHAPE.width(4), dtype=torch.int32)
@@ -47,9 +47,10 @@ class Context:
             self.ranking.remember(mass, self.seen, rows, layer * rows, rows)
 
     def observation(self) -> Observation:
+        rows = len(self.lengths)
         return Observation(
-            queries=self.queries, last=torch.full((len(self.lengths),), WINDOW - 1), length=torch.tensor(self.lengths),
-            max_length=np.array(self.lengths), block_table=self.seen.table,
+            slots=torch.arange(rows), queries=self.queries, last=torch.full((rows,), WINDOW - 1),
+            length=torch.tensor(self.lengths), max_length=np.array(self.lengths), block_table=self.seen.table,
             keys=lambda layer, blocks: self.cache[layer, blocks.long()], mask=SHAPE, scales=self.scales.tolist(),
         )  # fmt: skip
 
@@ -59,7 +60,7 @@ class Context:
         due = policy.due(self.rounds, refresh)
         self.rounds += 1
         flags = torch.from_numpy(np.stack([np.ones(rows), due]).astype(np.int32))
-        self.seen.begin(length, torch.full((rows,), WINDOW - 1), flags)
+        self.seen.begin(torch.arange(rows), length, torch.full((rows,), WINDOW - 1), flags)
         if policy.needs_summaries:
             self.scorer.run(self.keys, self.seen, rows, self.ranking)
         elif due.any():

@@ -92,8 +92,7 @@ class StdSpeculator(worker.TargetDependentARSpeculator):
             granules = block_size // granule(block_size)
             shape = (len(self.layers), blocks, layer.num_kv_heads, granules, layer.head_size)
             summaries = KeySummaries(shape, self.dtype, self.device)
-        batch = Round(self.idx_mapping, self._block_table())
-        self.selector = Selector(options, block_size, batch, self.queries, self.scales, summaries)
+        self.selector = Selector(options, block_size, Round(self._block_table()), self.queries, self.scales, summaries)
         if self.vllm_config.cache_config.num_gpu_blocks == kv_cache_config.num_blocks:  # else vLLM only profiles
             self._announce(sum(tensor.size for tensor in kv_cache_config.kv_cache_tensors))
 
@@ -146,6 +145,7 @@ class StdSpeculator(worker.TargetDependentARSpeculator):
         """Look into the KV cache, which vLLM allocates after `set_attn`."""
         if self.selector.cache is None:
             self.selector.cache = worker.find_keys(self.layer_list)
+            self.selector.warm_up()
 
     # ------------------------------------------------------------ the round
 
@@ -202,6 +202,7 @@ class StdSpeculator(worker.TargetDependentARSpeculator):
         num_reqs = len(length)
         self._find_keys()
         return Observation(
+            slots=input_batch.idx_mapping,
             queries=self.queries.kept[:, :num_reqs],
             last=self.queries.last(input_batch.query_start_loc[: num_reqs + 1], num_rejected),
             length=length,

@@ -75,9 +75,9 @@ LEDGER = (
     ),
     Seam(
         "draft graphs",
-        "SpeculatorCudaGraphManager, and the parts of TargetDependentARSpeculator's multi-step decode that a step needs",
-        "vLLM fuses all steps of one draft length into a graph, or rebuilds metadata on the host for each step; a graph "
-        "of one step serves every draft length",
+        "SpeculatorCudaGraphManager, and what a step needs of TargetDependentARSpeculator's multi-step decode",
+        "vLLM fuses all steps of one draft length into a graph, or rebuilds metadata on the host for each step; a "
+        "graph of one step serves every draft length",
         "vLLM #32374",
         "vLLM captures draft steps one by one with metadata updated in place",
     ),

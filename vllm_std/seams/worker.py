@@ -27,9 +27,10 @@ from vllm_std.selection.keys import KeyCache
 
 __all__ = [
     "Attention", "BatchDescriptor", "CUDAGraphMode", "DefaultModelState", "FullAttentionSpec",
-    "SpeculatorCudaGraphManager", "TargetDependentARSpeculator", "attention_layers", "build_slot_mappings_by_layer", "dispatch_cg_and_sync_dp", "find_keys", "init_logger", "limit_length", "mask_metadata",
-    "observe_queries", "only_group", "prepare_decode_inputs", "query_scale", "require_full_attention",
-    "requires_raw_input_tokens", "set_forward_context",
+    "SpeculatorCudaGraphManager", "TargetDependentARSpeculator", "attention_layers", "build_slot_mappings_by_layer",
+    "dispatch_cg_and_sync_dp", "find_keys", "init_logger", "limit_length", "mask_metadata", "observe_queries",
+    "only_group", "prepare_decode_inputs", "query_scale", "require_full_attention", "requires_raw_input_tokens",
+    "set_forward_context",
 ]  # fmt: skip
 
 

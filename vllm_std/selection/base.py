@@ -14,21 +14,22 @@ from vllm_std.mask import MaskShape, cdiv
 class Round:
     """The requests of a batch as the kernels of a round read them, at addresses that a CUDA graph can hold.
 
-    By row of the batch, int32: length: verified tokens, 0 for a row that does not draft; scored: the same for those
-    whose blocks are to be scored, else 0; last: row of the query verified last among the queries kept.
-    slots: [max_num_reqs] int64 rows of vLLM's request state; table: [max_num_reqs, blocks] int32 block table.
+    [max_num_reqs] int32: slots: row of vLLM's request state; length: verified tokens, 0 for a row that does not draft;
+    scored: the same for those whose blocks are to be scored, else 0; last: row of the query verified last among the
+    queries kept. table: [max_num_reqs, blocks] int32, vLLM's block table.
     """
 
-    def __init__(self, slots: Tensor, table: Tensor):
-        self.slots, self.table = slots, table
-        self.length, self.scored, self.last = torch.zeros(3, len(slots), dtype=torch.int32, device=slots.device)
+    def __init__(self, table: Tensor):
+        self.table = table
+        zeros = torch.zeros(4, len(table), dtype=torch.int32, device=table.device)
+        self.slots, self.length, self.scored, self.last = zeros
 
-    def begin(self, length: Tensor, last: Tensor, flags: Tensor) -> None:
-        """length, last: [reqs]; flags: [2, reqs] int32, 1 for who drafts, and whom to score."""
+    def begin(self, slots: Tensor, length: Tensor, last: Tensor, flags: Tensor) -> None:
+        """slots, length, last: [reqs]; flags: [2, reqs] int32, 1 for who drafts, and whom to score."""
         reqs = len(length)
-        for buffer, values in ((self.length, length * flags[0]), (self.scored, length * flags[1]), (self.last, last)):
-            buffer[:reqs] = values
-            buffer[reqs:] = 0
+        self.slots[:reqs], self.last[:reqs] = slots, last
+        self.length[:reqs], self.scored[:reqs] = length * flags
+        self.length[reqs:], self.scored[reqs:] = 0, 0
 
     def clear(self) -> None:
         """Nobody drafts."""
@@ -40,12 +41,14 @@ class Round:
 class Observation:
     """The dense pass that has just verified, as the policies without kernels of their own look at it.
 
+    slots: [reqs] rows of vLLM's request state.
     queries: [layers, reqs, window, query heads, head size], with RoPE; last: [reqs] row of the one verified last.
     length: [reqs] int64 verified tokens; max_length: the same on the host, an upper bound (no sync with the device).
     block_table: [reqs, blocks] int32. keys(layer, block ids [m]) -> [m, KV heads, block size, head size].
     mask: block size, and which blocks are candidates. scales: softmax scale of each layer.
     """
 
+    slots: Tensor
     queries: Tensor
     last: Tensor
     length: Tensor
@@ -60,7 +63,7 @@ class Observation:
         at = async_tensor_h2d(chosen.nonzero()[0], self.length.device)
         queries = self.queries[:, at] if self.queries.numel() else self.queries  # kept by policies that need them
         return replace(
-            self, queries=queries, last=self.last[at], length=self.length[at],
+            self, slots=self.slots[at], queries=queries, last=self.last[at], length=self.length[at],
             max_length=self.max_length[chosen], block_table=self.block_table[at],
         )  # fmt: skip
 

@@ -75,4 +75,5 @@ def read_keys(
     if not PLAIN:
         offset = tl.load(order + token * SIZE + channel, mask=inside, other=0)
     begin = block.to(tl.int64) * block_stride + head * head_stride
-    return tl.load(tl.cast(tl.load(addresses + layer), tl.pointer_type(KEY)) + begin + offset, mask=inside, other=0.0)
+    cache = tl.multiple_of(tl.cast(tl.load(addresses + layer), tl.pointer_type(KEY)), 16)  # else loads are not vectors
+    return tl.load(cache + begin + offset, mask=inside, other=0.0)

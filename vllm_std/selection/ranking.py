@@ -40,11 +40,11 @@ def _climb(low, worth, holds, WAYS: tl.constexpr):
     return low + tl.sum((holds & (tl.arange(0, WAYS) < WAYS - 1)).to(tl.int64)) * worth
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first", "num_rows"])
 def _pick(
     mass, width, chosen, scores, slots, frontier, enough, scored, num_rows, first,
-    K: tl.constexpr, PLACES: tl.constexpr, SINK: tl.constexpr, RECENT: tl.constexpr, BLOCK_SIZE: tl.constexpr, READING: tl.constexpr, COVERAGE: tl.constexpr,
-    TILE: tl.constexpr, WAYS: tl.constexpr, STEPS: tl.constexpr,
+    K: tl.constexpr, PLACES: tl.constexpr, SINK: tl.constexpr, RECENT: tl.constexpr, BLOCK_SIZE: tl.constexpr,
+    READING: tl.constexpr, COVERAGE: tl.constexpr, TILE: tl.constexpr, WAYS: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
     """The K blocks of highest score of a (layer, request) pair, in increasing order; ties go to the earlier block.
 

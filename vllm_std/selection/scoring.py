@@ -35,7 +35,7 @@ def _query(queries, last, layer, row, rows, head, channel, WINDOW, HEADS, GROUP,
     return tl.load(queries + place * SIZE + channel, mask=(member < GROUP) & (channel < SIZE), other=0.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first", "num_rows"])
 def _look(
     work, means, layer_stride, first, scored, last, queries, scales, table, table_stride, num_rows, max_rows, width,
     WINDOW: tl.constexpr, HEADS: tl.constexpr, GROUP: tl.constexpr, PADDED_GROUP: tl.constexpr, GRANULE: tl.constexpr,
@@ -68,7 +68,7 @@ def _look(
         tl.store(to + block[:, None], lse, mask=(block[:, None] < complete) & (member[None, :] < GROUP))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first", "num_rows"])
 def _read(
     addresses, key_scales, order, block_stride, head_stride, token_stride, work, chosen, first, scored, last, queries,
     scales, table, table_stride, num_rows, max_rows, width, READ: tl.constexpr, TILE: tl.constexpr,
@@ -104,7 +104,7 @@ def _read(
         tl.store(to + block[:, None], lse, mask=(place[:, None] < count) & (member[None, :] < GROUP))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first", "num_rows"])
 def _mass(
     mass, work, first, scored, num_rows, width, WHOLE: tl.constexpr, HEADS: tl.constexpr, PADDED_HEADS: tl.constexpr,
     BLOCK_SIZE: tl.constexpr, TILE: tl.constexpr,

@@ -40,7 +40,7 @@ class Selector:
     ):  # fmt: skip
         self.start, self.block_size, self.round = options, block_size, round
         self.queries, self.summaries = queries, summaries
-        self.scales = torch.tensor(scales, dtype=torch.float32, device=round.slots.device)
+        self.scales = torch.tensor(scales, dtype=torch.float32, device=round.table.device)
         self.change()
 
     def change(self, **options) -> None:
@@ -53,7 +53,7 @@ class Selector:
         if self.policy.needs_queries > first.needs_queries or self.policy.needs_summaries > first.needs_summaries:
             raise ValueError(f"selection={self.options.selection} needs an engine started with selection=verify.")
         self.mask = self.options.mask_shape(self.block_size)
-        layers, reqs, device = len(self.scales), len(self.round.slots), self.scales.device
+        layers, reqs, device = len(self.scales), len(self.round.table), self.scales.device
         limit = self.options.target_model_config.max_model_len
         self.ranking = Ranking(self.mask, layers, reqs, limit, self.options.coverage, device)
         self.rounds = np.zeros(reqs, dtype=np.int64)  # by slot: drafted since the prompt was complete
@@ -64,6 +64,11 @@ class Selector:
             sizes = self.scales, self.round.table.shape[1]
             self.scorer = Scorer(self.mask, self.summaries.means, self.queries.kept, *sizes)
 
+    def warm_up(self) -> None:
+        """Compile what no CUDA graph holds, before the first request waits for it. Nobody drafts yet."""
+        if self.summaries is not None:
+            self.summaries.update(self.cache, self.round.length, self.round.table, range(1), 1)
+
     def begin(self, seen: Observation, slots: np.ndarray, drafting: np.ndarray, prompt_done: np.ndarray) -> None:
         """Take in a dense pass, and summarise the blocks it completed: all of them where it completed a prompt.
 
@@ -73,7 +78,7 @@ class Selector:
         self.rounds[slots[prompt_done]] = 0
         self.due = drafting & self.policy.due(self.rounds[slots], self.options.refresh)
         flags = async_tensor_h2d(np.stack([drafting, self.due]).astype(np.int32), seen.length.device)
-        self.round.begin(seen.length, seen.last, flags)
+        self.round.begin(seen.slots, seen.length, seen.last, flags)
         if self.summaries is not None:
             kept = self.round.length, self.round.table
             for row in prompt_done.nonzero()[0].tolist():

@@ -24,7 +24,7 @@ def share_of_kv(itemsize: int, cached_itemsize: int, block_size: int) -> float:
     return itemsize / (2 * cached_itemsize * granule(block_size))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_row"])  # no compilation while requests wait
 def _summarise(
     addresses, key_scales, order, block_stride, head_stride, token_stride, means, layer_stride, first_row, lengths,
     table, table_stride, GRANULE: tl.constexpr, KV_HEADS: tl.constexpr, BLOCK_SIZE: tl.constexpr, SIZE: tl.constexpr,
