@@ -153,7 +153,7 @@ BAD_SETTINGS = [
     ("--pipeline-parallel-size=2", dict(pipeline_parallel_size=2)),
     ("--kv-cache-dtype=int8_per_token_head", dict(kv_cache_dtype="int8_per_token_head")),
     ("--enable-lora=True", dict(enable_lora=True)),
-    ("--attention-backend=TRITON_ATTN", dict(attention_backend="TRITON_ATTN")),
+    ("--attention-backend=FLASHINFER", dict(attention_backend="FLASHINFER")),
     ("--kv-transfer-config=OffloadingConnector", dict(kv_offloading_size=1.0, kv_offloading_backend="native")),
 ]
 
