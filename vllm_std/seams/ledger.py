@@ -90,6 +90,13 @@ LEDGER = (
         "backends describe the layout of a block",
     ),
     Seam(
+        "copies",
+        "vllm.utils.torch_utils.async_tensor_h2d (called)",
+        "what the host decides in a round must reach the device without a wait, as the runner's own inputs do",
+        "none",
+        "vLLM makes its copy a public utility",
+    ),
+    Seam(
         "lab",
         "five parts of an in-process engine, listed in seams.lab; `vllm-std acceptance` alone goes there",
         "vLLM counts drafts for all requests together, and fixes draft length and drafter at start-up",

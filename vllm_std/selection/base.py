@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
-from vllm.utils.torch_utils import async_tensor_h2d
 
 from vllm_std.mask import MaskShape, cdiv
+from vllm_std.seams.copies import async_tensor_h2d
 
 
 class Round:

@@ -5,9 +5,9 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from vllm.utils.torch_utils import async_tensor_h2d
 
 from vllm_std.mask import MaskShape
+from vllm_std.seams.copies import async_tensor_h2d
 from vllm_std.selection import plain
 from vllm_std.selection.base import Round
 from vllm_std.selection.keys import by_kernel, interpreted

@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 from torch import Tensor
-from vllm.utils.torch_utils import async_tensor_h2d
 
 from vllm_std.config import StdConfig
 from vllm_std.mask import cdiv
+from vllm_std.seams.copies import async_tensor_h2d
 from vllm_std.selection.base import Observation, Round
 from vllm_std.selection.keys import KeyCache
 from vllm_std.selection.policies import POLICIES
