@@ -200,19 +200,17 @@ def speculation(engine: str, args, model: str, gamma: int) -> dict | None:
         return {"method": "ngram", "num_speculative_tokens": gamma, "prompt_lookup_max": 4}
     if engine == "draft_model":
         return {"method": "draft_model", "model": model, "num_speculative_tokens": gamma}
-    from vllm_std.config import StdConfig
+    from vllm_std import config
     from vllm_std.plugin import register
 
     register()  # the package need not be installed
-    # vLLM's own schedule of draft lengths by batch size: named here only so that it captures the verifying pass of
-    # each length; which length is drafted is set between cells.
-    StdConfig.OPTIONS = (*StdConfig.OPTIONS, "num_speculative_tokens_per_batch_size")
-    schedule = [(size, size, length) for size, length in enumerate(sorted({0, *args.gammas}), 1)]
-    options = {"method": "std", "num_speculative_tokens": gamma, "top_k": args.top_k}
+    # Adaptive, so that vLLM captures the verifying pass of each length; which one is drafted is set between cells.
+    config.LENGTHS = (0, *args.gammas)
+    options = {"method": "std", "num_speculative_tokens": gamma, "top_k": args.top_k, "calibrate": False}
     if args.part in SHAPES:
         rates = [args.rates[0] ** position for position in range(1, gamma + 1)]
         options |= {"rejection_sample_method": "synthetic", "synthetic_acceptance_rates": rates}
-    return options | {"num_speculative_tokens_per_batch_size": schedule}
+    return options
 
 
 class Engine:
@@ -234,8 +232,7 @@ class Engine:
     def switch(self, gamma: int, rate: float | None) -> None:
         if self.name != "std":
             return
-        # The lookup that the schedule above has made: what a batch of each size drafts.
-        self.scheduler.dynamic_sd_lookup[:] = [gamma] * len(self.scheduler.dynamic_sd_lookup)
+        self.scheduler.controller, self.scheduler.gamma = None, gamma
         if rate is not None:
             # Chances of each draft given that those before it were accepted; the sampler reads them on the device.
             self.runner.rejection_sampler.synthetic_conditional_rates.fill_(rate)

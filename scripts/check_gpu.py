@@ -22,7 +22,7 @@ GAMMA, TOP_K = 5, 192
 
 
 def std(**options) -> dict:
-    return {"method": "std", "num_speculative_tokens": GAMMA, "top_k": TOP_K} | options
+    return {"method": "std", "adaptive": False, "num_speculative_tokens": GAMMA, "top_k": TOP_K} | options
 
 
 METHODS = {

@@ -134,7 +134,7 @@ def main() -> None:
         args.video, asked, right = bundled_video()
         args.question, right = args.question or asked, right if args.question in (None, asked) else None
     print(f"video:    {args.video}\nquestion: {args.question}", file=sys.stderr)
-    options = {"num_speculative_tokens": args.gamma, "top_k": args.top_k, "selection": args.policy}
+    options = {"adaptive": False, "num_speculative_tokens": args.gamma, "top_k": args.top_k, "selection": args.policy}
     with serve(
         args.model, CACHE / "std.log", "--speculative-method", "std", "--speculative-config", json.dumps(options)
     ) as url:

@@ -109,6 +109,11 @@ class Acceptance:
         self.rate = self.accepted / self.drafted if self.drafted else None
 
 
+def scheduler_of(llm):
+    """The scheduler of an in-process engine."""
+    return llm.llm_engine.engine_core.engine_core.scheduler
+
+
 def greedy(llm, prompts, max_tokens=32, **options) -> list[list[int]]:
     """Greedy token ids of each prompt."""
     from vllm import SamplingParams
@@ -124,8 +129,23 @@ def token_prompts(lengths, vocab=600, seed=0) -> list[dict]:
 
 
 def std(**options) -> dict:
-    """A small `speculative_config`: blocks of 32 tokens, so a mask of 96 has one block to choose."""
-    return {"method": "std", "num_speculative_tokens": 3, "top_k": 96, "sink": 1, "recent": 32} | options
+    """A small `speculative_config`: blocks of 32 tokens, so a mask of 96 has one block to choose; drafts always."""
+    small = {"num_speculative_tokens": 3, "top_k": 96, "sink": 1, "recent": 32}
+    return {"method": "std", "adaptive": False} | small | options
+
+
+def draft_lengths(llm, monkeypatch, turns: list[int]) -> list[int]:
+    """Have the scheduler ask for these draft lengths in turn, as it does when they follow the load; those asked for."""
+    from vllm_std.control import Choice
+
+    asked = []
+
+    def choose(requests, kv):
+        asked.append(turns[len(asked) % len(turns)])
+        return Choice(asked[-1], "fixed", 1.0)
+
+    monkeypatch.setattr(scheduler_of(llm), "choose", choose)
+    return asked
 
 
 @pytest.fixture(scope="session")

@@ -90,6 +90,14 @@ def test_the_scheduler_reserves_a_slot_for_every_drafted_token():
     assert config.speculative_config.max_num_new_slots_for_drafting == 0
 
 
+def test_the_scheduler_is_stds_and_nobody_elses():
+    made = python_args(speculative_config=OPTIONS).create_engine_config().scheduler_config
+    assert made.get_scheduler_cls().__name__ in ("StdScheduler", "AsyncStdScheduler")
+    assert python_args().create_engine_config().scheduler_config.scheduler_cls is None
+    with pytest.raises(ValueError, match="--scheduler-cls=mine.Scheduler: start without it"):
+        python_args(speculative_config=OPTIONS, scheduler_cls="mine.Scheduler").create_engine_config()
+
+
 BAD_OPTIONS = [
     *(("num_speculative_tokens", value, "whole number") for value in (0, -1, 2.0, "5", True, None, [5])),
     *(("top_k", value, "a share, 0 < top_k <= 1.0") for value in (0, -16, 0.0, 1.5, 512.0, "all", True, [0.5])),
@@ -105,6 +113,7 @@ BAD_OPTIONS = [
     ("selection", ["verify"], "verify, exact, text, streaming, random"),
     ("rejection_sample_method", "fly", "standard, block, synthetic"),
     ("draft_sample_method", "beam", "greedy"),
+    *((option, value, "true nor false") for option in ("adaptive", "calibrate") for value in (1, "no", None)),
     ("topk", 512, "no option topk"),
     ("model", "another/model", "no option model"),
     ("num_speculative_tokens_per_batch_size", [[1, 8, 3]], "no option"),

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from conftest import SIGN_MODEL, Acceptance, speculator_of, std, token_prompts
+from conftest import SIGN_MODEL, Acceptance, draft_lengths, speculator_of, std, token_prompts
 from safetensors.torch import load_file, save_file
 from sign_video import SignVideo
 from tiny_models import EMBEDDING_SCALE
@@ -244,14 +244,7 @@ def test_std(engines, models, plain_answers, interpreted, selection):
 
 def test_any_draft_length_replays_the_same_graphs(engines, models, plain_answers, interpreted, monkeypatch):
     llm = engines(models("llama"), std())
-    scheduler, lengths = llm.llm_engine.engine_core.engine_core.scheduler, []
-
-    class Turns:
-        def __getitem__(self, batch_size):
-            lengths.append([3, 1, 0, 2][len(lengths) % 4])
-            return lengths[-1]
-
-    monkeypatch.setattr(scheduler, "dynamic_sd_lookup", Turns())
+    lengths = draft_lengths(llm, monkeypatch, [3, 1, 0, 2])
     with decode_graphs(llm):
         speculator = speculator_of(llm)
         graphs = [*speculator.select_cudagraph_manager.graphs, *speculator.decode_cudagraph_manager.graphs]

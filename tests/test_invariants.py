@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import Acceptance, greedy, runner_of, speculator_of, std, token_prompts
+from conftest import Acceptance, draft_lengths, greedy, runner_of, speculator_of, std, token_prompts
 from vllm import SamplingParams
 from vllm.sampling_params import StructuredOutputsParams
 
@@ -175,15 +175,7 @@ def test_wrong_selection_costs_acceptance_only(engine, monkeypatch, scores):
 def test_a_round_without_drafts_is_plain_decoding(engine, monkeypatch):
     """The scheduler asks for 3, 0 or 1 drafts in turn, as it does when the draft length follows the load."""
     llm, expected = engine
-    scheduler = llm.llm_engine.engine_core.engine_core.scheduler
-
-    class Turns(list):
-        def __getitem__(self, batch_size):
-            self.append([3, 0, 1][len(self) % 3])
-            return list.__getitem__(self, -1)
-
-    turns = Turns()
-    monkeypatch.setattr(scheduler, "dynamic_sd_lookup", turns)
+    turns = draft_lengths(llm, monkeypatch, [3, 0, 1])
     with Acceptance(llm) as seen:
         assert greedy(llm, PROMPTS) == expected
     assert turns.count(0) > 5 and seen.drafted > 0

@@ -155,7 +155,14 @@ class Lab:
 
     def engine(self, plan=None, folders=None):
         self.started += 1
-        config = {"method": "std", "num_speculative_tokens": GAMMA, "top_k": 1024, "sink": 1, "recent": 32}
+        config = {
+            "method": "std",
+            "adaptive": False,
+            "num_speculative_tokens": GAMMA,
+            "top_k": 1024,
+            "sink": 1,
+            "recent": 32,
+        }
         return self.engines(self.model, config, **self.options)
 
     def __call__(self, *args) -> str:

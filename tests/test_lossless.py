@@ -1,7 +1,7 @@
 """Greedy tokens with std equal plain vLLM's, in float32, whatever the policy, draft length, budget or prompt."""
 
 import pytest
-from conftest import SIGN_MODEL, SMOLLM2, Acceptance, greedy, std, token_prompts
+from conftest import SIGN_MODEL, SMOLLM2, Acceptance, draft_lengths, greedy, std, token_prompts
 from sign_video import SignVideo
 from tiny_models import SUPPORTED_TEXT, SUPPORTED_VIDEO, noise_video, video_prompt
 from vllm.platforms import current_platform
@@ -135,10 +135,17 @@ def test_async_scheduling(engines, plain, models, monkeypatch):
 
     monkeypatch.setattr(platform, "check_and_update_config", classmethod(keep_async))
     llm = engines(models("llama"), std(), async_scheduling=True)
-    assert type(llm.llm_engine.engine_core.engine_core.scheduler).__name__ == "AsyncScheduler"
+    assert type(llm.llm_engine.engine_core.engine_core.scheduler).__name__ == "AsyncStdScheduler"
     with Acceptance(llm) as seen:
         assert greedy(llm, MIXED) == expected
     assert seen.accepted > 0
+    with monkeypatch.context() as patch, Acceptance(llm) as seen:
+        lengths = draft_lengths(llm, patch, [3, 3, 0, 0, 0, 1, 2])
+        assert greedy(llm, MIXED, extra_args={"std": True}) == expected
+    assert seen.accepted > 0 and lengths.count(0) > 5
+    with Acceptance(llm) as seen:
+        assert greedy(llm, MIXED, extra_args={"std": False}) == expected
+    assert seen.drafted == 0
 
 
 def test_preempted_requests_resume(engines, plain, models):

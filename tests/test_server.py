@@ -4,27 +4,30 @@ import subprocess
 import sys
 
 import pytest
+import requests
 from conftest import ROOT, SIGN_MODEL
 from sign_video import SignVideo
 
 sys.path.insert(0, str(ROOT / "scripts"))
-from demo import answer, serve  # noqa: E402
+from demo import answer, counters, serve  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     log = tmp_path_factory.mktemp("server") / "log"
     flags = ["--speculative-method", "std", "--speculative-config.top_k", "160", "--speculative-config.recent", "32"]
+    flags += ["--speculative-config.adaptive", "false"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
         patch.setenv("VLLM_LOGGING_LEVEL", "INFO")
+        patch.setenv("VLLM_LOG_STATS_INTERVAL", "2")
         with serve(str(SIGN_MODEL), log, *flags) as url:
             yield url, log
 
 
 @pytest.mark.parametrize("task", ["list", "follow"])
 def test_a_streamed_answer_about_a_video_is_right_and_counted(server, tmp_path, task):
-    url, _ = server
+    url, log = server
     video = SignVideo(scenes=60, seed=5)
     asked = video.ask(task, sentences=4)
     video.write(tmp_path / "video.mp4")
@@ -37,6 +40,24 @@ def test_a_streamed_answer_about_a_video_is_right_and_counted(server, tmp_path, 
     assert gained["iteration_tokens_total_count"] <= drafts + 2, "one pass per round, and the prompt's"
     assert drafted == 5 * drafts > 0
     assert accepted / drafted > 0.8
+    assert gained["std_draft_length_count"] > drafts
+    assert "std metrics: Mean draft length" in log.read_text()
+
+
+def test_a_request_can_opt_out_of_drafting(server):
+    """An operator compares on one server; what is neither true nor false is refused."""
+    url, _ = server
+    asked = {"messages": [{"role": "user", "content": "Hello"}], "temperature": 0, "max_tokens": 12, "ignore_eos": True}
+    asked["model"] = "demo"
+    drafted, texts = [], []
+    for said in (False, True, "no"):
+        before = counters(url)["spec_decode_num_draft_tokens_total"]
+        reply = requests.post(f"{url}/v1/chat/completions", json=asked | {"vllm_xargs": {"std": said}}, timeout=120)
+        drafted.append(counters(url)["spec_decode_num_draft_tokens_total"] - before)
+        texts.append(reply.json())
+    assert texts[0]["choices"][0]["message"] == texts[1]["choices"][0]["message"]
+    assert drafted[0] == 0 < drafted[1]
+    assert reply.status_code == 400 and "std='no' is neither true nor false" in reply.text
 
 
 def test_one_line_says_what_std_will_do(server):

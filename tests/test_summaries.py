@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import SIGN_MODEL, Acceptance, greedy, runner_of, speculator_of, std, token_prompts
+from conftest import SIGN_MODEL, Acceptance, draft_lengths, greedy, runner_of, speculator_of, std, token_prompts
 from sign_video import SignVideo
 from vllm.v1.executor import Executor
 
@@ -20,12 +20,12 @@ class Watch:
         self.speculator, self.blocks, self.rounds = speculator_of(llm), 0, 0
         plain = self.speculator.selector.score
 
-        def score(seen, slots, drafting):
-            for row in drafting.nonzero()[0]:
+        def score(seen, slots):
+            for row in self.speculator.selector.round.length[: len(slots)].nonzero()[:, 0].tolist():
                 complete = int(seen.length[row]) // self.speculator.selector.block_size
                 self.check(seen.keys, seen.block_table[row, :complete].long())
             self.rounds += 1
-            return plain(seen, slots, drafting)
+            return plain(seen, slots)
 
         monkeypatch.setattr(self.speculator.selector, "score", score)
 
@@ -74,14 +74,8 @@ def test_blocks_found_in_the_prefix_cache_or_taken_from_others_are_summarised_an
 def test_rounds_without_drafts_leave_no_gap(engines, plain, models, monkeypatch):
     expected = plain(models("llama"), PROMPTS, 48)
     llm = engines(models("llama"), std())
-    watch, scheduler, turns = Watch(llm, monkeypatch), llm.llm_engine.engine_core.engine_core.scheduler, []
-
-    class Turns:
-        def __getitem__(self, batch_size):
-            turns.append(1)
-            return 3 if len(turns) % 20 > 16 else 0
-
-    monkeypatch.setattr(scheduler, "dynamic_sd_lookup", Turns())
+    watch = Watch(llm, monkeypatch)
+    turns = draft_lengths(llm, monkeypatch, [0] * 17 + [3] * 3)
     assert greedy(llm, PROMPTS, 48) == expected
     assert 0 < watch.rounds < len(turns) / 2
 

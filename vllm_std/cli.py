@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from vllm_std.plan import command as plan
+
 # In this process, because cells are switched inside the engine; set before anything imports vLLM.
 IN_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 DEFAULTS = {"VLLM_USE_V2_MODEL_RUNNER": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
@@ -109,6 +111,9 @@ def report(out: Annotated[Path, typer.Argument(help="folder of a run")], against
         _report(records, out, against)
     except ValueError as error:
         raise fail(error) from None
+
+
+app.command(epilog=plan.EPILOG)(plan.plan)
 
 
 def _report(records, out: Path, against: str | None) -> None:

@@ -1,5 +1,6 @@
 """Options of the speculative method `std`, and what it refuses to run with."""
 
+from dataclasses import field
 from typing import Any, Literal, get_args
 
 from pydantic import field_validator
@@ -12,6 +13,7 @@ from vllm_std.mask import MaskShape
 SelectionPolicy = Literal["verify", "exact", "text", "streaming", "random"]
 STATIC_POLICIES = ("text", "streaming")  # never scored again, so refresh does not apply to them
 DEFAULT_TOP_K, DEFAULT_FLOOR = 1024, 256
+LENGTHS = (0, 1, 2, 3, 5, 8, 13, 21)
 CACHE_DTYPES = ("auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2")
 BACKENDS = ("FLASH_ATTN", "TRITON_ATTN", "CPU_ATTN")
 
@@ -42,6 +44,12 @@ class StdConfig(SpeculativeConfig):
     """Tokens at the start of the context that are always kept, rounded up to KV blocks."""
     recent: int = 64
     """Tokens before the drafted ones that are always kept, rounded up to KV blocks."""
+    adaptive: bool = True
+    """Choose the draft length of each step, from 0 to `num_speculative_tokens`, so that drafting never costs more than
+    it gains; `false` always drafts `num_speculative_tokens`."""
+    calibrate: bool = True
+    """Measure at start-up what steps take (seconds, kept in vLLM's cache directory), for `adaptive`; `false`
+    estimates it from the model and the hardware."""
     draft_sample_method: DraftSampleMethod = "probabilistic"
     """`probabilistic` keeps acceptance when temperature > 0, at `max_num_seqs * num_speculative_tokens * vocabulary`
     logits of memory; `greedy` saves that memory."""
@@ -50,8 +58,12 @@ class StdConfig(SpeculativeConfig):
 
     OPTIONS = (
         "num_speculative_tokens", "top_k", "top_k_floor", "coverage", "selection", "refresh", "sink", "recent",
+        "adaptive", "calibrate",
         "draft_sample_method", "rejection_sample_method", "synthetic_acceptance_rates", "synthetic_acceptance_length",
     )  # fmt: skip
+
+    costs: Any = field(default=None, init=False)
+    """The cost table, once the engine has one (`control.Costs`)."""
 
     @classmethod
     def from_options(cls, given: dict[str, Any], target_model_config, target_parallel_config) -> "StdConfig":
@@ -102,6 +114,20 @@ class StdConfig(SpeculativeConfig):
         return True
 
     @property
+    def draft_lengths(self) -> tuple[int, ...]:
+        """What a step may draft; each length has CUDA graphs of its own, so longer ones lie further apart."""
+        most = self.num_speculative_tokens
+        return (*(length for length in LENGTHS if length < most), most) if self.adaptive else (most,)
+
+    def graph_lengths(self, max_num_seqs: int) -> list[tuple[int, int, int]]:
+        """What makes vLLM capture its dense pass for each draft length: its own schedule of lengths by batch size, of
+        which nothing else is used. With fewer batch sizes than lengths, those in between run without a full graph."""
+        most = self.num_speculative_tokens
+        first = sorted(self.draft_lengths, key=lambda length: (length not in (0, most), length))[: max(1, max_num_seqs)]
+        last = (len(first), max_num_seqs, first[-1])
+        return [(batch, batch, length) for batch, length in enumerate(first[:-1], 1)] + [last]
+
+    @property
     def max_num_new_slots_for_drafting(self) -> int:
         return 0
 
@@ -129,6 +155,13 @@ class StdConfig(SpeculativeConfig):
         if type(value) is not int or value < least:
             unit = "rounds" if info.field_name == "refresh" else "tokens"
             raise ValueError(f"{info.field_name}={value!r} is not a whole number of {unit} >= {least}.")
+        return value
+
+    @field_validator("adaptive", "calibrate", mode="before")
+    @classmethod
+    def _switch(cls, value: Any, info) -> bool:
+        if type(value) is not bool:
+            raise ValueError(f"{info.field_name}={value!r} is neither true nor false.")
         return value
 
     @field_validator("selection", mode="before")
@@ -183,6 +216,8 @@ def _runtime_refusals(vllm_config):
         yield "--kv-transfer-config", vllm_config.kv_transfer_config.kv_connector, "start without a KV connector"
     if cache.cache_dtype not in CACHE_DTYPES:
         yield "--kv-cache-dtype", cache.cache_dtype, f"use {', '.join(CACHE_DTYPES)}"
+    if vllm_config.scheduler_config.scheduler_cls is not None:
+        yield "--scheduler-cls", vllm_config.scheduler_config.scheduler_cls, "start without it, std brings its own"
     backend = vllm_config.attention_config.backend
     if backend is not None and backend.name not in BACKENDS:
         yield "--attention-backend", backend.name, f"use {' or '.join(BACKENDS)}"

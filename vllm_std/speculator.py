@@ -60,12 +60,13 @@ class StdSpeculator(worker.TargetDependentARSpeculator):
         self.layers = worker.attention_layers(self.vllm_config)
         self.layer_list = list(self.layers.values())
         self.scales = [worker.query_scale(layer) for layer in self.layer_list]
-        self._keep_queries(needed=POLICIES[self.speculative_config.selection].needs_queries)
+        self.asks = POLICIES[self.speculative_config.selection].needs_queries
+        self._keep_queries()
 
-    def _keep_queries(self, needed: bool) -> None:
+    def _keep_queries(self) -> None:
         """Allocate observation queries (before vLLM profiles its memory) and have each layer fill its part of them."""
         heads, size = self.layer_list[0].num_heads, self.layer_list[0].head_size
-        rows = self.max_num_reqs if needed else 0
+        rows = self.max_num_reqs if self.asks else 0
         shape = (len(self.layers), rows, self.gamma + 1, heads, size)
         self.queries = QueryWindow(shape, self.dtype, self.device)
         if not rows:
@@ -109,10 +110,11 @@ class StdSpeculator(worker.TargetDependentARSpeculator):
         summaries = self.selector.summaries.means.nbytes if self.selector.summaries else 0
         taken = queries + summaries + others
         logger.info_once(
-            "std: the target drafts %d tokens a round over %s of its own KV cache, at most %d blocks of %d (sink %d, "
+            "std: the target drafts %s%d tokens a round over %s of its own KV cache, at most %d blocks of %d (sink %d, "
             "top-K %d, then a recent window of %d tokens), selection=%s, in all %d attention layers on %s. Room for "
             "KV is %.1f %% less than without: key summaries take %.1f MiB, observation queries %.1f, selection %.1f.",
-            self.gamma, budget, mask.num_blocks, mask.block_size, mask.sink, mask.top, mask.recent, options.selection,
+            "up to " if options.adaptive else "", self.gamma, budget, mask.num_blocks, mask.block_size, mask.sink,
+            mask.top, mask.recent, options.selection,
             len(self.layers), self.group.backend.get_name(), 100 * taken / (taken + kv_bytes), summaries / 2**20,
             queries / 2**20, others / 2**20,
         )  # fmt: skip
@@ -171,29 +173,31 @@ class StdSpeculator(worker.TargetDependentARSpeculator):
         num_speculative_tokens: int | None = None,
     ) -> Tensor:
         """[reqs, gamma] drafted tokens, which vLLM's rejection sampler verifies in the next pass; -1 for none."""
-        num_reqs = input_batch.num_reqs
+        num_reqs, slots, tokens = input_batch.num_reqs, input_batch.idx_mapping_np, input_batch.num_scheduled_tokens
         gamma = self.gamma if num_speculative_tokens is None else num_speculative_tokens
         skip_attn = dummy_run and skip_attn_for_dummy_run
+        bound = input_batch.seq_lens_cpu_upper_bound[:num_reqs]
         prefilling = input_batch.is_prefilling_np
-        computed = input_batch.num_computed_tokens_np + input_batch.num_scheduled_tokens
+        computed = input_batch.num_computed_tokens_np + tokens
         prompt_done = prefilling & (computed >= input_batch.prefill_len_np) & (not dummy_run)
         drafting = (~prefilling & (not dummy_run)) | prompt_done
+        if not dummy_run and (gamma == 0 or prompt_done.any()):
+            self.selector.miss(slots, tokens, prompt_done, bound.numpy())
+        if gamma == 0 or not (drafting.any() or dummy_run or self.dp_size > 1):
+            return self.draft_tokens[:num_reqs, 1:].fill_(-1)
+
         length = (input_batch.seq_lens[:num_reqs] - num_rejected[:num_reqs]).long()
         seen = None
         if drafting.any():
             seen = self._observe(input_batch, length, num_rejected[:num_reqs])
-            self.selector.begin(seen, input_batch.idx_mapping_np, drafting, prompt_done)
-        if gamma == 0 or not (drafting.any() or dummy_run or self.dp_size > 1):
-            return self.draft_tokens[:num_reqs, 1:].fill_(-1)
-
+            self.selector.begin(seen, slots, drafting, asked=bool(tokens.max() > 1) or not self.asks)
         self._copy_request_inputs(num_reqs, input_batch.idx_mapping, temperature, seeds, dummy_run=dummy_run)
         self._begin(input_batch, length, num_sampled, num_rejected, last_sampled)
         if is_profile:
             self._reserve_selection()
         batch_desc, across_dp = self._dispatch(num_reqs, dp_sync_state, eager=is_profile)
         if not skip_attn:  # else vLLM profiles its memory, and there is no KV cache yet
-            self._select(num_reqs, batch_desc, seen, input_batch.idx_mapping_np, drafting)
-        bound = input_batch.seq_lens_cpu_upper_bound[:num_reqs]
+            self._select(num_reqs, batch_desc, seen, slots)
         self._draft(num_reqs, batch_desc, gamma, bound, across_dp, skip_attn)
         return self.draft_tokens[:num_reqs, 1:]
 
@@ -252,12 +256,12 @@ class StdSpeculator(worker.TargetDependentARSpeculator):
         )  # fmt: skip
         return batch_desc, sync.num_tokens_across_dp if sync is not None else None
 
-    def _select(self, num_reqs: int, batch_desc, seen: Observation | None, slots, drafting) -> None:
-        """Choose the blocks of this round; on the host: slots, drafting: [reqs], as `Selector.score` takes them."""
+    def _select(self, num_reqs: int, batch_desc, seen: Observation | None, slots) -> None:
+        """Choose the blocks of this round; slots: [reqs] on the host."""
         if seen is None:
             self.selector.round.clear()
         else:
-            self.selector.score(seen, slots, drafting)
+            self.selector.score(seen, slots)
         if batch_desc.cg_mode == FULL:
             self.select_cudagraph_manager.run_fullgraph(batch_desc)
         elif seen is not None:

@@ -61,7 +61,7 @@ def start(plan: Plan, folders: list[Path]):
         options["allowed_local_media_path"] = os.path.commonpath([folder.resolve() for folder in folders])
     largest = max(plan.cells, key=lambda cell: cell.k)
     speculative = {
-        "method": "std", **largest.selection, "selection": "verify", "refresh": 1, "sink": plan.sink,
+        "method": "std", "adaptive": False, **largest.selection, "selection": "verify", "refresh": 1, "sink": plan.sink,
         "recent": plan.recent, "num_speculative_tokens": max(cell.gamma for cell in plan.cells),
         # At temperature 0 greedy drafts are what probabilistic ones are, without the memory of their logits.
         "draft_sample_method": "probabilistic" if any(cell.temperature for cell in plan.cells) else "greedy",

@@ -51,6 +51,7 @@ def install() -> None:
         config.NgramGPUTypes = Literal[*get_args(config.NgramGPUTypes), "std"]
 
     _wrap(Executor, "determine_available_memory", _determine_available_memory)
+    _wrap(Executor, "compile_or_warm_up_model", _compile_or_warm_up_model)
     _wrap(spec_decode, "init_speculator", _init_speculator)
     # The runner imports the function by name, so it may hold the plain one already.
     runner = sys.modules.get("vllm.v1.worker.gpu.model_runner")
@@ -101,7 +102,17 @@ def _create_speculative_config(plain, self, *args, **kwargs):
                 f"speculative option {key} is given twice: {value!r} and {given[key]!r}; give one of them."
             )
         given[key] = value
-    return StdConfig.from_options(given, *args, **kwargs)
+    made = StdConfig.from_options(given, *args, **kwargs)
+    _watch_frontend()
+    return made
+
+
+def _watch_frontend() -> None:
+    """What only a front end does: it checks requests, and shows statistics."""
+    from vllm_std.seams import requests, stats
+
+    requests.install()
+    stats.install()
 
 
 def _create_engine_config(plain, self, *args, **kwargs):
@@ -110,7 +121,25 @@ def _create_engine_config(plain, self, *args, **kwargs):
         from vllm_std.config import refuse_unsupported
 
         refuse_unsupported(vllm_config)
+        _schedule_drafts(vllm_config)
     return vllm_config
+
+
+def _schedule_drafts(vllm_config) -> None:
+    """Have vLLM build std's scheduler, and capture its dense pass for every draft length."""
+    scheduler, options = vllm_config.scheduler_config, vllm_config.speculative_config
+    name = "AsyncStdScheduler" if scheduler.async_scheduling else "StdScheduler"
+    scheduler.scheduler_cls = f"vllm_std.seams.scheduler.{name}"
+    if options.adaptive:
+        options.num_speculative_tokens_per_batch_size = options.graph_lengths(scheduler.max_num_seqs)
+
+
+def _compile_or_warm_up_model(plain, self):
+    plain(self)
+    if is_std(self.vllm_config) and self.vllm_config.speculative_config.adaptive:
+        from vllm_std.seams import calibration
+
+        calibration.calibrate(self)
 
 
 def _determine_available_memory(plain, self):

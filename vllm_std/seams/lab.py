@@ -2,7 +2,7 @@
 
 render    LLM._preprocess_chat and _preprocess_cmpl, so that a prompt (its video too) is processed once for all cells
 generate  LLM._render_and_run_requests, which takes what was rendered
-switch    Selector.change, the speculator's CUDA graphs and Scheduler.num_spec_tokens, while no request runs
+switch    Selector.change, the speculator's CUDA graphs and the scheduler's fixed draft length, while no request runs
 passes    StdSpeculator.observe_verification: what the sampler kept of each request, before vLLM trims it to max_tokens
 window    KVCacheCoordinator.find_longest_cache_hit: a prompt found in the prefix cache still computes its last tokens,
           so selection sees the same observation queries in every cell, and vLLM pads no first pass with empty drafts
@@ -56,7 +56,7 @@ class Bench:
         for graphs in (self.speculator.select_cudagraph_manager, self.speculator.decode_cudagraph_manager):
             graphs.graphs.clear()
             graphs._graphs_captured = False
-        self.scheduler.num_spec_tokens = gamma
+        self.scheduler.gamma = self.scheduler.num_spec_tokens = gamma
 
     def passes(self) -> Passes:
         """{request id: [(tokens sampled, drafts rejected) of each pass]}, in order, since the last call."""
@@ -102,4 +102,4 @@ def attach(llm) -> Iterator[Bench]:
         yield bench
     finally:
         del coordinator.find_longest_cache_hit, bench.speculator.observe_verification
-        bench.scheduler.num_spec_tokens = bench.max_gamma
+        bench.scheduler.gamma = bench.scheduler.num_spec_tokens = bench.max_gamma

@@ -60,6 +60,36 @@ LEDGER = (
         "a speculator can ask for memory by the KV block",
     ),
     Seam(
+        "draft length",
+        "--scheduler-cls (a subclass of vLLM's Scheduler or AsyncScheduler); SpeculativeConfig."
+        "num_speculative_tokens_per_batch_size (so that vLLM captures its dense pass for each draft length)",
+        "vLLM's own choice of draft length sees the batch size alone, and reserves slots for the longest",
+        "vLLM #32374",
+        "a method can choose the draft length of a step from batch, context and acceptance",
+    ),
+    Seam(
+        "calibration",
+        "vllm.v1.executor.Executor.compile_or_warm_up_model (timed steps through Executor.execute_model after it)",
+        "no hook lets a plugin run steps between warm-up and the first request",
+        "none",
+        "vLLM offers such a hook, or measures its steps itself",
+    ),
+    Seam(
+        "requests",
+        "vllm.v1.engine.input_processor.InputProcessor._validate_params",
+        "vllm_xargs reaches the scheduler unchecked, where an error would end the engine",
+        "none",
+        "a plugin can check vllm_xargs before a request is queued",
+    ),
+    Seam(
+        "stats",
+        "vllm.v1.metrics.stats.SchedulerStats (a field `std`), StatLoggerManager.__init__ (a logger after vLLM's own), "
+        "and, after an engine without std in one process, vllm.v1.engine.core_client.EngineCoreOutputs (a subclass)",
+        "nothing carries statistics of others to the front end, and a stat logger plugin turns statistics on for all",
+        "none",
+        "SchedulerStats carries what a scheduler adds, and a method can bring a stat logger",
+    ),
+    Seam(
         "queries",
         "Attention.impl.forward of each target layer (reads the query, then calls it unchanged)",
         "no hook gives a speculator the target's queries; a module hook is lost in torch.compile",

@@ -68,11 +68,14 @@ def only_group(attn_groups):
 
 
 def observe_queries(layer: Attention, index: int, see: Callable[[int, Tensor, Tensor], None]) -> None:
-    """Call see(index, query [tokens, heads, head size], query_start_loc [reqs + 1]) before each forward of a layer."""
+    """Call see(index, query [tokens, heads, head size], query_start_loc [reqs + 1]) before each forward of a layer.
+
+    Not in passes of one token per request, which are those of plain decoding: their CUDA graphs are vLLM's own.
+    """
     plain = layer.impl.forward
 
     def forward(layer_, query, key, value, kv_cache, attn_metadata, *args, **kwargs):
-        if attn_metadata is not None:
+        if attn_metadata is not None and attn_metadata.max_query_len > 1:
             see(index, query, attn_metadata.query_start_loc)
         return plain(layer_, query, key, value, kv_cache, attn_metadata, *args, **kwargs)
 

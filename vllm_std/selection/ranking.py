@@ -224,6 +224,10 @@ class Ranking:
         if self.coverage:
             self.enough[async_tensor_h2d(slots, self.enough.device)] = 0
 
+    def forget(self, slots: np.ndarray) -> None:
+        """Nothing is known of these requests; slots: [n] on the host."""
+        self.frontier[async_tensor_h2d(slots, self.frontier.device)] = 0
+
     def remember(self, mass: Tensor, seen: Round, num_rows: int, first: int, pairs: int) -> None:
         """Keep the best of `pairs` (layer, request) pairs, where `seen.scored` is not 0.
 

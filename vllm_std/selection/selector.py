@@ -57,6 +57,7 @@ class Selector:
         limit = self.options.target_model_config.max_model_len
         self.ranking = Ranking(self.mask, layers, reqs, limit, self.options.coverage, device)
         self.rounds = np.zeros(reqs, dtype=np.int64)  # by slot: drafted since the prompt was complete
+        self.missed = np.zeros(reqs, dtype=np.int64)  # by slot: tokens verified at most that no summary has seen
         width = self.mask.width(self.start.num_speculative_tokens)
         self.tables = torch.zeros(layers, reqs, width, dtype=torch.int32, device=device)
         self.scorer = None
@@ -69,27 +70,43 @@ class Selector:
         if self.summaries is not None:
             self.summaries.update(self.cache, self.round.length, self.round.table, range(1), 1)
 
-    def begin(self, seen: Observation, slots: np.ndarray, drafting: np.ndarray, prompt_done: np.ndarray) -> None:
-        """Take in a dense pass, and summarise the blocks it completed: all of them where it completed a prompt.
+    def miss(self, slots: np.ndarray, tokens: np.ndarray, prompt_done: np.ndarray, length: np.ndarray) -> None:
+        """Note a dense pass that nobody drafts after; on the host alone, so that plain decoding costs what it does.
 
-        On the host, [reqs]: slots: rows of vLLM's request state; drafting: who drafts; prompt_done: whose prompt is
-        complete since this pass.
+        [reqs]: slots: rows of vLLM's request state; tokens: of the pass; prompt_done: whose prompt is complete since;
+        length: at most so long is the context.
         """
+        self.missed[slots] += tokens
         self.rounds[slots[prompt_done]] = 0
-        self.due = drafting & self.policy.due(self.rounds[slots], self.options.refresh)
+        self.missed[slots[prompt_done]] = length[prompt_done]
+
+    def begin(self, seen: Observation, slots: np.ndarray, drafting: np.ndarray, asked: bool) -> None:
+        """Take in a dense pass, and summarise the blocks completed since the last one that was taken in.
+
+        On the host, [reqs]: slots: rows of vLLM's request state; drafting: who drafts; asked: whether the pass has left
+        queries behind, without which nobody is scored.
+        """
+        unscored = self.rounds[slots] == 0
+        self.due = drafting & self.policy.due(self.rounds[slots], self.options.refresh) & asked
         flags = async_tensor_h2d(np.stack([drafting, self.due]).astype(np.int32), seen.length.device)
         self.round.begin(seen.slots, seen.length, seen.last, flags)
+        if not asked and (unscored & drafting).any():
+            self.ranking.forget(slots[unscored & drafting])
+        self.rounds[slots] += drafting & asked
         if self.summaries is not None:
-            kept = self.round.length, self.round.table
-            for row in prompt_done.nonzero()[0].tolist():
-                blocks = int(seen.max_length[row]) // self.block_size
+            kept, newest = (self.round.length, self.round.table), self._newest(0)
+            for row in (drafting & (self.missed[slots] > 0)).nonzero()[0].tolist():
+                blocks = min(self._newest(self.missed[slots[row]]), int(seen.max_length[row]) // self.block_size)
                 self.summaries.update(self.cache, *kept, range(row, row + 1), blocks)
-            newest = self.summaries.newest(self.cache, self.start.num_speculative_tokens)
             self.summaries.update(self.cache, *kept, range(len(slots)), newest)
+        self.missed[slots[drafting]] = 0
 
-    def score(self, seen: Observation, slots: np.ndarray, drafting: np.ndarray) -> None:
-        """Count a round, and score by policies that have no kernels of their own."""
-        self.rounds[slots] += drafting
+    def _newest(self, missed: int) -> int:
+        """Blocks that a round may have completed after so many other tokens."""
+        return self.summaries.newest(self.cache, self.start.num_speculative_tokens + int(missed))
+
+    def score(self, seen: Observation, slots: np.ndarray) -> None:
+        """Score by policies that have no kernels of their own."""
         self.ranking.reset(slots[self.due])
         if self.scorer or not self.due.any():
             return

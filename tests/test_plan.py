@@ -1,0 +1,337 @@
+"""What the cost model promises: the times that were measured, and sound advice where nothing was."""
+
+import json
+import math
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import transformers
+from conftest import ROOT
+from tiny_models import CONFIGS, REFUSED
+from typer.testing import CliRunner
+
+sys.path.insert(0, str(ROOT / "scripts"))
+from bench_gpu import QWEN2_7B, TINY, VICUNA_7B  # noqa: E402
+
+from vllm_std.cli import app  # noqa: E402
+from vllm_std.control.roofline import Shape, device_named, estimate, for_engine, kv_seconds, pass_parts  # noqa: E402
+from vllm_std.mask import MaskShape  # noqa: E402
+from vllm_std.plan.predict import Load, best_of, cells, plain_seconds, tokens_a_round  # noqa: E402
+
+pytestmark = pytest.mark.fast
+
+RESULTS = ROOT / "scripts/results"
+MEASURED = json.loads((RESULTS / "steps-h100.json").read_text())
+CONFIG = {"qwen2": transformers.Qwen2Config, "llama": transformers.LlamaConfig}
+MIXTRAL = dict(
+    hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8,
+    vocab_size=32000, num_local_experts=8, num_experts_per_tok=2, tie_word_embeddings=False, dtype="bfloat16",
+)  # fmt: skip
+
+
+def shape_of(fields: dict, **options) -> Shape:
+    return Shape.of(CONFIG[fields["model_type"]](**fields), **options)
+
+
+def load(batch=32, context=32000, fields=QWEN2_7B, p=0.9, gpu="H100", ks=(1024,), **options) -> Load:
+    return Load(shape_of(fields, **options), device_named(gpu), batch, context, (1, 2, 3, 5, 7), ks, (p,))
+
+
+def best(**options) -> float:
+    return best_of(cells(load(**options))).speedup
+
+
+# ------------------------------------------------------------ times that were measured
+
+
+@pytest.mark.parametrize("step", MEASURED["steps"], ids=lambda step: "{batch}x{context}".format(**step))
+def test_plain_steps_take_what_was_measured(step):
+    asked = load(step["batch"], step["context"], gpu=MEASURED["device"])
+    costs = estimate(asked.shape, asked.device, MaskShape.plan(1024, 16, 64, 16, 32000), 32, 7)
+    assert 1e3 * costs.round(0, asked.batch, asked.kv) == pytest.approx(step["ms"], rel=0.1)
+    assert 1e3 * plain_seconds(asked) == pytest.approx(step["ms"], rel=0.1)
+
+
+def test_attention_over_a_mask_takes_what_was_measured():
+    asked, attention = load(), MEASURED["attention_of_one_layer"]
+    cell = best_of(cells(asked))
+    masked = cell.draft_ms - 1e3 * sum(pass_parts(asked.shape, asked.device, asked.batch).values())
+    assert masked == pytest.approx(asked.shape.layers * attention["masked_ms"], rel=0.1)
+    # Alone, a layer's dense attention took longer than its share of a whole step.
+    dense = 1e3 * asked.kv * kv_seconds(asked.shape, asked.device)
+    assert dense == pytest.approx(asked.shape.layers * attention["dense_ms"], rel=0.15)
+
+
+def test_a_draft_step_costs_a_third_of_a_plain_one_at_32x32k_and_nearly_all_of_it_at_batch_1():
+    share = {batch: best_of(cells(load(batch))).draft_ms / 1e3 / plain_seconds(load(batch)) for batch in (1, 32)}
+    assert 0.25 < share[32] < 0.33 and 0.88 < share[1] < 0.95
+    assert 1.6 < best_of(cells(load())).select_ms < 4, "what it reads takes 1.6 ms at the full rate of the memory"
+
+
+# ------------------------------------------------------------ times that the bench has measured
+
+
+def compare(rows: list[dict]) -> list[tuple[float, str]]:
+    """(predicted over measured speed-up, cell) of synthetic acceptance, worst first; rows: records of bench_gpu.py."""
+    shapes = {"shape": QWEN2_7B, "mha": VICUNA_7B}
+    rows = [row for row in rows if row["part"] in shapes and "skipped" not in row]
+    speed = {(r["part"], r["batch"], r["context"]): r["tokens_per_s"] for r in rows if r["engine"] == "plain"}
+    found = []
+    for row in rows:
+        plain = speed.get((row["part"], row["batch"], row["context"]))
+        if row["engine"] != "std" or not row["gamma"] or plain is None:
+            continue
+        fields = shapes[row["part"]] | (TINY if row["tiny"] else {})
+        asked = load(row["batch"], row["context"], fields, row["rate"], row["device"], (row["top_k"],))
+        (cell,) = cells(replace(asked, gammas=(row["gamma"],)))
+        ratio = cell.speedup / (row["tokens_per_s"]["median"] / plain["median"])
+        name = "{part} {batch} x {context:,} gamma={gamma} p={rate} K={top_k}".format(**row)
+        found.append((ratio, f"{name}: {ratio:.2f} of what was measured"))
+    return sorted(found, key=lambda one: -abs(math.log(one[0])))
+
+
+def made_up_records(off: dict[int, float]) -> list[dict]:
+    """In the bench's format: a plain cell, and one for each draft length whose speed-up is 1/off of the predicted."""
+    shared = dict(part="shape", batch=32, context=32000, top_k=1024, tiny=False, device=MEASURED["device"])
+    rows = [shared | dict(engine="plain", gamma=0, rate=None, tokens_per_s={"median": 1000.0})]
+    for cell in cells(load()):
+        speed = 1000.0 * cell.speedup / off.get(cell.gamma, 1.0)
+        rows.append(shared | dict(engine="std", gamma=cell.gamma, rate=0.9, tokens_per_s={"median": speed}))
+    return rows + [shared | dict(engine="std", gamma=0, rate=None, tokens_per_s={"median": 990.0})]
+
+
+def test_comparing_finds_the_cells_that_are_off():
+    found = compare(made_up_records({3: 0.5, 7: 1.6}))
+    assert [ratio for ratio, _ in found] == pytest.approx([0.5, 1.6, 1.0, 1.0, 1.0], rel=0.01)
+    assert found[0][1].startswith("shape 32 x 32,000 gamma=3 p=0.9 K=1024: 0.50")
+
+
+@pytest.mark.parametrize("file", sorted((RESULTS / "gpu").glob("*.jsonl")), ids=lambda file: file.stem)
+def test_predicted_speedups_are_those_of_the_bench(file):
+    found = compare([json.loads(line) for line in file.read_text().splitlines()])
+    if not found:
+        pytest.skip("no speed-ups in this file")
+    worst = "; ".join(name for _, name in found[:5])
+    assert all(0.65 < ratio < 1.5 for ratio, _ in found), worst
+    ratios = sorted(ratio for ratio, _ in found)
+    assert 0.8 < ratios[len(ratios) // 2] < 1.25, worst
+
+
+# ------------------------------------------------------------ what must hold of any prediction
+
+
+@pytest.mark.parametrize("name, values", [
+    ("context", (2048, 4096, 8192, 16384, 32768, 131072)), ("batch", (1, 2, 4, 8, 16, 32)), ("p", (0.5, 0.7, 0.9, 1.0)),
+])  # fmt: skip
+def test_speedup_grows_with(name, values):
+    grows = [best(**{name: value}) for value in values]
+    assert grows == sorted(grows) and grows[0] < grows[-1]
+
+
+def test_one_request_of_a_gqa_model_gains_nothing_and_one_of_an_mha_model_does():
+    assert all(cell.speedup < 1 for cell in cells(load(batch=1)))
+    assert best(batch=1, fields=VICUNA_7B) > 1.1
+    wins = [next(b for b in range(1, 99) if best(batch=b, context=8192, fields=f) > 1) for f in (QWEN2_7B, VICUNA_7B)]
+    assert wins[0] > wins[1]
+
+
+def test_two_workers_halve_weights_and_kv_and_wait_for_each_other():
+    one, two, device = shape_of(QWEN2_7B), shape_of(QWEN2_7B, workers=2), device_named("H100")
+    assert (two.weights, two.active, two.kv_bytes) == (one.weights / 2, one.active / 2, one.kv_bytes / 2)
+    parts = [pass_parts(shape, device, 1) for shape in (one, two)]
+    assert parts[1]["weights"] == parts[0]["weights"] / 2 and parts[1]["launches"] > parts[0]["launches"]
+    assert shape_of(QWEN2_7B, workers=7).kv_heads == 1, "a KV head cannot be split"
+    with pytest.raises(ValueError, match="--tensor-parallel-size 3 does not divide the 28 heads"):
+        shape_of(QWEN2_7B, workers=3)
+
+
+def test_shapes_are_those_of_the_models():
+    qwen = shape_of(QWEN2_7B)
+    assert qwen.kv_bytes == 57344 and qwen.stored == pytest.approx(15.2e9, rel=0.01)
+    assert shape_of(QWEN2_7B, cache_dtype="fp8").kv_bytes == 57344 / 2
+    packed = Shape.of(transformers.Qwen2Config(**QWEN2_7B, quantization_config={"quant_method": "awq", "bits": 4}))
+    assert packed.stored == pytest.approx(15.23e9 - 1.5 * 6.53e9, rel=0.01), "embeddings and head stay as they are"
+    tied = shape_of(QWEN2_7B | {"tie_word_embeddings": True})
+    assert tied.weights == qwen.weights and qwen.stored - tied.stored == 2 * 3584 * 152064
+
+
+def test_few_tokens_read_few_experts():
+    moe = Shape.of(transformers.MixtralConfig(**MIXTRAL))
+    assert moe.stored == pytest.approx(93.4e9, rel=0.01) and moe.active == pytest.approx(12.7e9, rel=0.02)
+    assert moe.weights_read(1) == pytest.approx(2 * moe.active, rel=0.01)
+    assert moe.weights_read(64) == pytest.approx(moe.weights + moe.experts)
+
+
+def test_shares_by_position_are_the_tokens_they_add():
+    assert tokens_a_round((0.5,), 2) == 1.75 and tokens_a_round((0.5, 0.25, 0.2), 2) == 1.75
+
+
+@pytest.mark.parametrize("says, name", [
+    ("NVIDIA H100 80GB HBM3", "H100"), ("NVIDIA H100 PCIe", "H100 PCIe"), ("h100", "H100"), ("H100 SXM", "H100"),
+    ("NVIDIA A100-SXM4-40GB", "A100 40GB"), ("NVIDIA A100 80GB PCIe", "A100 PCIe"), ("NVIDIA L4", "L4"),
+    ("NVIDIA GeForce RTX 4090", "RTX 4090"), ("AMD Instinct MI300X", "MI300X"), ("cpu", "CPU"),
+])  # fmt: skip
+def test_devices_are_known_by_the_names_that_drivers_give(says, name):
+    assert device_named(says).name == name
+
+
+@pytest.mark.parametrize("name", ["NVIDIA H100 80GB HBM3 MIG 3g.40gb", "NVIDIA GeForce RTX 4090 Laptop GPU", "V100"])
+def test_a_device_without_a_data_sheet_needs_its_clock(name):
+    with pytest.raises(ValueError, match=f"{name} is not a GPU .* use one of B200, .*H100.*, or CPU"):
+        device_named(name)
+    assert device_named(name, memory_clock=877_000, bus_width=4096).bandwidth == pytest.approx(898e9, rel=0.001)
+
+
+def test_what_is_assumed_of_std_is_what_std_does():
+    from vllm_std.config import CACHE_DTYPES, FULL_ATTENTION, StdConfig
+    from vllm_std.control import roofline, shape
+    from vllm_std.plan import models as planned
+    from vllm_std.plan import predict
+    from vllm_std.selection import scoring, summaries
+
+    assert (roofline.CANDIDATES, roofline.GRANULE) == (scoring.CANDIDATES, summaries.GRANULE)
+    assert (predict.SINK, predict.RECENT) == (StdConfig.sink, StdConfig.recent)
+    assert tuple(shape.CACHE_BYTES) == CACHE_DTYPES and planned.FULL_ATTENTION == FULL_ATTENTION
+
+
+# ------------------------------------------------------------ the engine's own
+
+
+def engine_config(folder: Path, **options):
+    """What `for_engine` reads of a VllmConfig."""
+    from vllm.config import ModelConfig
+
+    return SimpleNamespace(
+        model_config=ModelConfig(model=str(folder), skip_tokenizer_init=True, **options),
+        speculative_config=SimpleNamespace(
+            mask_shape=lambda block: MaskShape.plan(1024, 16, 64, block, 32000), num_speculative_tokens=5
+        ),
+        scheduler_config=SimpleNamespace(max_num_seqs=32), parallel_config=SimpleNamespace(tensor_parallel_size=1),
+        cache_config=SimpleNamespace(block_size=16, cache_dtype="auto"),
+    )  # fmt: skip
+
+
+def test_an_engine_gets_the_costs_of_a_plan(folder):
+    engine, asked = engine_config(folder, dtype="bfloat16"), load()
+    assert Shape.of(engine.model_config) == asked.shape
+    costs = for_engine(engine, "NVIDIA H100 80GB HBM3")
+    assert costs.table(0, 32, asked.kv) == pytest.approx(plain_seconds(asked))
+    (five,) = (cell for cell in cells(asked) if cell.gamma == 5)
+    assert 1e3 * costs.table(5, 32, asked.kv) == pytest.approx(five.round_ms, rel=0.01)
+    assert costs.source == "estimated from the data sheet of H100"
+
+
+@pytest.mark.parametrize("name, says", [("cpu", "CPU"), ("Some GPU", "an A100, for want of one of Some GPU")])
+def test_an_engine_starts_on_any_device(name, says, folder, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: False)
+    costs = for_engine(engine_config(folder), name)
+    assert costs.source == f"estimated from the data sheet of {says}" and costs.table(3, 32, 32 * 8192) > 0
+
+
+# ------------------------------------------------------------ the command
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A model of which there is only the config."""
+    (tmp_path / "config.json").write_text(json.dumps(QWEN2_7B))
+    return tmp_path
+
+
+def vllm_std(*args) -> tuple[int, str]:
+    """Exit code and output of the command."""
+    result = CliRunner().invoke(app, ["plan", *map(str, args)])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+def told(folder, *args, batch=32, context=32000) -> str:
+    code, output = vllm_std("--model", folder, "--gpu", "H100", "--batch", batch, "--context", context, *args)
+    assert code == 0, output
+    return output
+
+
+def test_the_table_names_the_best_cell_and_what_limits_it(folder):
+    output = told(folder, "--acceptance", 0.9, "--gamma", "1,5", "--k", "1024,2048")
+    five = next(cell for cell in cells(load()) if cell.gamma == 5)
+    assert "on H100, 32 requests of 32,000 tokens" in output and "K = 2,048" in output
+    assert f"*{five.speedup:.2f}x" in output and output.count("*") == 1
+    assert '--speculative-config \'{"method": "std", "num_speculative_tokens": 5, "top_k": 1024}\'' in output
+    assert "Given: each draft is accepted with probability 0.9" in output and "vllm-std acceptance" in output
+    assert "which fits" in output and "KV reading is 74 %" in output and "Weights are" in output
+
+
+def test_where_no_length_wins_it_says_so(folder):
+    output = told(folder, batch=1)
+    assert "no draft length wins here: the nearest, 1 draft over K = 512," in output and "*" not in output
+    assert "Assumed: each draft is accepted with probability 0.8" in output
+    short = told(folder, context=300)
+    assert "no draft length wins here: a context of 300 tokens is not longer than K = 512" in short
+
+
+def test_json_is_json_alone(folder):
+    given = json.loads(told(folder, "--acceptance", "0.9,0.8,0.7", "--gamma", "1,3", "--k", 1024, "--json"))
+    (one, three) = given["cells"]
+    assert given["best"] == three and one["speedup"] < three["speedup"] and given["memory"]["fits"] is True
+    assert given["acceptance"] == [0.9, 0.8, 0.7] and given["acceptance_is"] == "given"
+    plain, whole = given["plain_ms"], three["round_ms"]
+    assert three["speedup"] == pytest.approx((1 + 0.9 + 0.8 + 0.7) * plain / whole)
+    assert whole == pytest.approx(3 * three["draft_ms"] + three["select_ms"] + three["verify_ms"])
+    assert json.loads(told(folder, "--json", batch=1))["best"] is None
+
+
+def test_a_batch_that_does_not_fit_is_said_to(folder):
+    output = told(folder, batch=64)
+    most = json.loads(told(folder, "--json", batch=64))["memory"]["largest_batch"]
+    assert f"DOES NOT FIT: of the 85.0 GB of H100 vLLM uses 78.2; the largest batch that fits is {most}." in output
+    assert json.loads(told(folder, "--json", batch=most))["memory"]["fits"] is True
+    assert "not one request of this context fits" in told(folder, context=2_000_000, batch=1)
+    assert "which fits" in told(folder, "--tensor-parallel-size", 2, batch=64)
+
+
+def test_the_map_is_a_picture(folder, tmp_path):
+    told(folder, "--k", 1024, "--gamma", 3, "--plot", tmp_path / "map.png")
+    assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
+
+
+BAD = {
+    "gpu": (["--gpu", "V100"], "V100 is not a GPU whose data sheet is known here: use one of B200"),
+    "model": (["--model", "EMPTY"], "EMPTY has no config that transformers can read"),
+    "batch": (["--batch", 0], "--batch 0 does not work"),
+    "context": (["--context", 0], "--context 0 does not work"),
+    "k": (["--k", "64,512"], "--k 64 leaves no block to choose"),
+    "no k": (["--k", "5 %"], "--k 5 % does not work: give whole numbers"),
+    "gamma": (["--gamma", "0,1"], "--gamma 0,1 does not work"),
+    "acceptance": (["--acceptance", 1.2], "--acceptance 1.2 does not work: give numbers from 0 to 1"),
+    "positions": (["--acceptance", "0.9,0.8"], "--acceptance has 2 positions and --gamma asks for 7 drafts"),
+    "cache": (["--kv-cache-dtype", "int4"], "--kv-cache-dtype int4 does not work with std: use auto, "),
+    "workers": (["--tensor-parallel-size", 3], "--tensor-parallel-size 3 does not divide the 28 heads"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_options_get_one_sentence_and_exit_code_2(name, folder):
+    args, says = BAD[name]
+    (folder / "empty").mkdir()
+    empty = str(folder / "empty")
+    good = ["--model", folder, "--gpu", "H100", "--batch", 1, "--context", 9000]
+    code, output = vllm_std(*good, *(empty if arg == "EMPTY" else arg for arg in args))
+    assert code == 2 and says.replace("EMPTY", empty) in output and len(output.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_std_refuses_is_not_planned(name, tmp_path):
+    architecture, fields = CONFIGS[name]
+    getattr(transformers, architecture).config_class(architectures=[architecture], **fields).save_pretrained(tmp_path)
+    code, output = vllm_std("--model", tmp_path, "--gpu", "H100", "--batch", 1, "--context", 9000)
+    assert code == 2 and f"'std' does not support --model {tmp_path} (" in output
+
+
+def test_without_matplotlib_there_is_no_map(monkeypatch, folder):
+    monkeypatch.setattr("vllm_std.cli.find_spec", lambda name: None)
+    code, output = vllm_std("--model", folder, "--gpu", "H100", "--batch", 1, "--context", 9000, "--plot", "map.png")
+    assert code == 2 and "pip install 'vllm-std[bench]'" in output

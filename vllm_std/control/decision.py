@@ -1,0 +1,76 @@
+"""Whether to draft, and how long: from one step to the next, so that it neither swings nor costs more than it may."""
+
+from vllm_std.control.outlook import Outlook
+
+ON, OFF, BETTER = 0.03, 0.005, 0.01  # log of the gain: to begin, to end, and to change from one length to another
+HOPELESS = -0.05  # the gain at which a look ends although its budget is not spent
+WORTH = 0.15  # the gain if all drafts were accepted that makes a look worth its cost
+LOOK = 3  # rounds until an outcome is known: the first drafts without scores, the second's comes a step late
+FIRST, ENOUGH = 4, 16  # outcomes before a look tries longer drafts, and before they alone are the judge
+LONG = 32  # rounds after which a look ends that has not shown a gain
+RESTS = 128, 256  # plain steps before the next look, and if this was not the first and lost
+
+
+class Decision:
+    """at: place of the chosen length among all; 0 is plain decoding.
+
+    Drafting begins with a look at the shortest length, whose worst cost the budget must cover. Until there are outcomes
+    enough it ends when that is spent, and from then on when it is expected to gain nothing.
+    """
+
+    def __init__(self):
+        self.at = 0
+        self.seen, self.proven = 0, False  # outcomes since drafting began; whether they are the judge
+        self.before, self.limit = 0.0, 0.0  # budget when drafting began, and at which the look ends
+        self.since, self.rest = 0, 0  # steps since drafting began or ended, and plain ones before it may begin again
+
+    @property
+    def looking(self) -> bool:
+        return self.at > 0 and not self.proven
+
+    def take(self, outlook: Outlook, budget: float) -> str:
+        """Choose the length of the next step; budget: seconds. Returns the reason, as `Choice` has it."""
+        best = 1 + int(outlook.gain[1:].argmax())
+        gain = float(outlook.gain[best])
+        if not self.at:
+            return self._begin(outlook, gain, budget)
+        if not self.proven:
+            return self._look(best, gain, budget)
+        if gain < OFF:
+            return self._end(budget)
+        if outlook.unsure > gain:  # a look at plain steps
+            self.stop()
+            self.rest = 0
+            return "probe"
+        if gain > outlook.gain[self.at] + BETTER:
+            self.at = best
+        return "on"
+
+    def stop(self) -> None:
+        self.at, self.since, self.proven = 0, 0, False
+
+    def _begin(self, outlook: Outlook, gain: float, budget: float) -> str:
+        cost = LOOK * float(outlook.seconds[1] - outlook.seconds[0])
+        if gain < ON and outlook.perfect[1:].max() < WORTH:
+            return "cost"
+        if budget < cost or self.since < self.rest:
+            return "acceptance"
+        if gain > ON and outlook.unsure > gain:  # plain steps are to be measured first
+            return "probe"
+        self.at, self.since, self.seen = 1, 0, 0
+        self.before, self.limit = budget, budget - cost
+        return "on" if gain > ON else "probe"
+
+    def _look(self, best: int, gain: float, budget: float) -> str:
+        hopeless = self.seen >= ENOUGH and gain < HOPELESS or self.since > LONG and gain < ON
+        if hopeless or budget < self.limit:
+            return self._end(budget)
+        if self.seen < FIRST or gain < ON:
+            return "probe"
+        self.at, self.proven = best, self.seen >= ENOUGH
+        return "on"
+
+    def _end(self, budget: float) -> str:
+        self.stop()
+        self.rest = RESTS[1] if self.rest and budget < self.before else RESTS[0]
+        return "acceptance"

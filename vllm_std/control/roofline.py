@@ -1,0 +1,83 @@
+"""A cost table from data sheets: what each step must read and multiply, and how near to that a GPU comes.
+
+The shares are fitted to one H100 (scripts/results/steps-h100.json): they say where its time goes within a tenth, and
+are a first guess of any other device.
+"""
+
+import math
+
+from vllm_std.control.costs import Costs
+from vllm_std.control.devices import DEVICES, Device, device_here, device_named
+from vllm_std.control.shape import Shape
+from vllm_std.mask import MaskShape, cdiv
+
+__all__ = ["DEVICES", "Device", "Shape", "device_named", "estimate", "for_engine"]
+
+WEIGHTS = 0.85  # of the memory's rate, while weights are read: matrices of some tens of MB, with pauses between them
+KV = 0.98  # of it, while attention reads whole contexts: one request's KV runs beside another's, and nothing pauses
+SCATTERED = 0.45  # of it, while attention reads a mask: 0.045 ms for 67 MB; assumed of selection, which was not timed
+ARITHMETIC = 0.6  # of the FLOP/s, where a pass has so many tokens that they bound it; assumed
+ALL_REDUCE = 10e-6  # s: of one token's hidden state, twice a layer, where workers share the model; assumed
+SELECTION = 0.1e-3  # s: the launches of a selection, however little it reads; assumed
+CANDIDATES = 3  # times the blocks to choose whose keys are read, as in `selection.scoring`
+GRANULE = 16  # tokens of a mean key, as in `selection.summaries`
+SCORES = 4 * 4  # bytes moved for a block and a query head: a float32, written once and read three times
+
+
+def pass_parts(shape: Shape, device: Device, tokens: int) -> dict[str, float]:
+    """Seconds of a pass besides attention: `weights` or, where it takes longer, `arithmetic`; and `launches`."""
+    weights = shape.weights_read(tokens) / (WEIGHTS * device.bandwidth)
+    arithmetic = 2 * shape.active * tokens / (ARITHMETIC * device.flops)
+    bound = {"weights": weights} if weights >= arithmetic else {"arithmetic": arithmetic}
+    reduce = 2 * ALL_REDUCE if shape.workers > 1 else 0.0
+    return bound | {"launches": device.per_pass + shape.layers * (device.per_layer + reduce)}
+
+
+def kv_seconds(shape: Shape, device: Device) -> float:
+    """Of attention to one cached token, in all layers; for eight queries of a request as for one."""
+    return shape.kv_bytes / (KV * device.bandwidth)
+
+
+def masked_seconds(shape: Shape, device: Device, mask: MaskShape) -> float:
+    """Of one request's attention over its mask, in all layers."""
+    return mask.num_blocks * mask.block_size * shape.kv_bytes / (SCATTERED * device.bandwidth)
+
+
+def summary_bytes(shape: Shape, block_size: int) -> float:
+    """Mean keys, for a cached token in all layers: 1/32 of the KV bytes where both have the model's dtype."""
+    return shape.layers * shape.kv_heads * shape.head_size * shape.value / math.gcd(GRANULE, block_size)
+
+
+def estimate(shape: Shape, device: Device, mask: MaskShape, max_batch: int, gamma: int) -> Costs:
+    """The costs of drafting with `mask`, up to so many requests and drafts of each."""
+    tokens, batch = _grid(max_batch * (gamma + 1)), _grid(max_batch)
+    base = {count: sum(pass_parts(shape, device, count).values()) for count in {*tokens, *batch}}
+    masked, scattered = masked_seconds(shape, device, mask), SCATTERED * device.bandwidth
+    read = CANDIDATES * mask.top + mask.sink + cdiv(mask.recent, mask.block_size) + 1
+    keys = read * mask.block_size * shape.kv_bytes / 2 / scattered  # of one request
+    scores = SCORES * shape.layers * shape.heads / mask.block_size
+    return Costs(
+        tokens=tokens,
+        dense=[base[count] for count in tokens],
+        batch=batch,
+        draft=[base[count] + count * masked for count in batch],
+        select=[SELECTION + count * keys for count in batch],
+        per_kv=kv_seconds(shape, device),
+        select_per_kv=(summary_bytes(shape, mask.block_size) + scores) / scattered,
+        source=f"estimated from the data sheet of {device.name}",
+    )
+
+
+def for_engine(vllm_config, device_name: str) -> Costs:
+    """The same from an engine's own settings; also on a device that nobody knows, which the source then says."""
+    options, scheduler = vllm_config.speculative_config, vllm_config.scheduler_config
+    cache, workers = vllm_config.cache_config, vllm_config.parallel_config.tensor_parallel_size
+    shape = Shape.of(vllm_config.model_config, cache.cache_dtype, workers)
+    mask, gamma = options.mask_shape(cache.block_size), options.num_speculative_tokens
+    return estimate(shape, device_here(device_name), mask, scheduler.max_num_seqs, gamma)
+
+
+def _grid(most: int) -> list[int]:
+    """Counts up to `most`, four to each doubling: costs bend where arithmetic begins to bound them."""
+    steps = {round(2 ** (step / 4)) for step in range(4 * most.bit_length())}
+    return sorted({count for count in steps if count < most} | {most})

@@ -1,0 +1,134 @@
+"""What std shows of itself: Prometheus metrics beside vLLM's, and a line beside vLLM's periodic ones."""
+
+from collections import Counter
+from typing import Any
+
+import prometheus_client
+
+from vllm_std.seams.stats import AggregateStatLoggerBase, create_metric_per_engine, init_logger
+from vllm_std.steps import REASONS
+
+logger = init_logger("vllm.std")
+
+
+class StdProm:
+    """Metrics of all engines of a front end, with vLLM's labels; `observe` takes what `StepStats.take` gave."""
+
+    def __init__(self, model_name: str, engine_indexes: list[int], longest: int):
+        self.labels = {index: [model_name, str(index)] for index in engine_indexes}
+        self.length = self._per_engine(
+            prometheus_client.Histogram,
+            "draft_length",
+            "Tokens drafted for each request, by scheduling step.",
+            buckets=list(range(longest + 1)),
+        )
+        self.speedup = self._gauge("estimated_speedup", "Estimated speed of a step over plain decoding, which is 1.")
+        self.kept = self._gauge("kept_share", "Share of the context that draft steps attend to, 0 to 1.")
+        self.skipped = self._gauge("skipped_requests", "Requests not drafted for in a step that drafts for others.")
+        self.rounds = self._family(
+            prometheus_client.Counter, "rounds", "Scheduling steps, by why they draft as much as they do.", "reason"
+        )
+        self.acceptance = self._family(
+            prometheus_client.Gauge,
+            "acceptance_rate",
+            "Recent acceptance of drafts whose predecessors were accepted, by draft position.",
+            "position",
+            multiprocess_mode="mostrecent",
+        )
+        for labels in self.labels.values():
+            for reason in REASONS:  # all at 0 from the start, so that rates are right from the first step
+                self.rounds.labels(*labels, reason)
+
+    def observe(self, payload: dict[str, Any], index: int) -> None:
+        labels = self.labels[index]
+        for length, steps in payload["lengths"].items():
+            for _ in range(steps):
+                self.length[index].observe(int(length))
+        for reason, steps in payload["reasons"].items():
+            self.rounds.labels(*labels, reason).inc(steps)
+        for position, rate in enumerate(payload["acceptance"]):
+            self.acceptance.labels(*labels, str(position)).set(rate)
+        self.speedup[index].set(payload["speedup"])
+        self.skipped[index].set(payload["skipped"])
+        if payload["kept"] is not None:
+            self.kept[index].set(payload["kept"])
+
+    def _family(self, kind, name: str, documentation: str, *more: str, **options):
+        return kind(f"vllm:std_{name}", documentation, labelnames=["model_name", "engine", *more], **options)
+
+    def _per_engine(self, kind, name: str, documentation: str, **options):
+        return create_metric_per_engine(self._family(kind, name, documentation, **options), self.labels)
+
+    def _gauge(self, name: str, documentation: str):
+        return self._per_engine(prometheus_client.Gauge, name, documentation, multiprocess_mode="mostrecent")
+
+
+class Interval:
+    """Steps from one line of the log to the next."""
+
+    def __init__(self):
+        self.lengths, self.off, self.steps = Counter(), Counter(), 0
+        self.speedup, self.kept, self.acceptance = [], [], []
+
+    def observe(self, payload: dict[str, Any]) -> None:
+        self.lengths.update(payload["lengths"])
+        self.off.update(payload["off"])
+        self.steps = self.lengths.total()
+        self.speedup.append(payload["speedup"])
+        self.acceptance = payload["acceptance"]
+        if payload["kept"] is not None:
+            self.kept.append(payload["kept"])
+
+    def __str__(self) -> str:
+        lengths = sorted((int(length), steps) for length, steps in self.lengths.items())
+        mean = sum(length * steps for length, steps in lengths) / self.steps
+        parts = [
+            f"Mean draft length: {mean:.2f} ({', '.join(f'{x}: {n / self.steps:.1%}' for x, n in lengths)})",
+            f"Estimated speedup: {_mean(self.speedup):.2f}x",
+        ]
+        if self.kept:
+            parts.append(f"Kept: {_mean(self.kept):.1%} of context")
+        if self.acceptance:
+            parts.append(f"Acceptance by position: {', '.join(f'{rate:.2f}' for rate in self.acceptance)}")
+        if self.off:
+            off = ", ".join(f"{reason} {steps / self.steps:.1%}" for reason, steps in self.off.most_common())
+            parts.append(f"Off because: {off}")
+        return "std metrics: " + ", ".join(parts)
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+class StdStatLogger(AggregateStatLoggerBase):
+    """One for all engines of a front end; lines: "none", one for "each" engine, or one of all "together"."""
+
+    def __init__(self, vllm_config, engine_indexes: list[int], lines: str = "each"):
+        model, options = vllm_config.model_config, vllm_config.speculative_config
+        self.prom = StdProm(model.served_model_name, engine_indexes, options.num_speculative_tokens)
+        self.lines = lines
+        self.engine_indexes = engine_indexes
+        self.intervals: dict[int, Interval] = {}
+
+    def record(self, scheduler_stats, iteration_stats, mm_cache_stats=None, engine_idx: int = 0) -> None:
+        payload = getattr(scheduler_stats, "std", None)
+        if payload is None or engine_idx not in self.prom.labels:
+            return
+        self.prom.observe(payload, engine_idx)
+        if self.lines != "none":
+            row = engine_idx if self.lines == "each" else -1
+            self.intervals.setdefault(row, Interval()).observe(payload)
+
+    def log(self) -> None:
+        for index, interval in sorted(self.intervals.items()):
+            logger.info("%s%s", self._prefix(index), interval)
+        self.intervals = {}
+
+    def log_engine_initialized(self) -> None:
+        pass
+
+    def _prefix(self, index: int) -> str:
+        """Whose line it is, in vLLM's words; as vLLM's line of speculative decoding, it has none with one engine."""
+        if index == -1:
+            return f"{len(self.engine_indexes)} Engines Aggregated: "
+        return f"Engine {index:03d}: " if len(self.engine_indexes) > 1 else ""

@@ -1,0 +1,37 @@
+"""What a request may say of std: `vllm_xargs: {"std": false}` in the OpenAI API, `extra_args` in SamplingParams.
+
+A client can only switch std off, for its own request.
+"""
+
+from vllm.exceptions import VLLMValidationError
+from vllm.v1.engine.input_processor import InputProcessor
+
+from vllm_std import seams
+
+WORDS = {"false": False, "true": True}
+
+
+def opts_out(params) -> bool:
+    """Whether a request is not to be drafted. vLLM's API turns a JSON `false` into 0.
+
+    Raises VLLMValidationError, which vLLM's server answers with 400, for what is neither true nor false.
+    """
+    value = (getattr(params, "extra_args", None) or {}).get("std", True)
+    said = WORDS.get(value.lower(), value) if isinstance(value, str) else value
+    if isinstance(said, bool) or type(said) in (int, float) and said in (0, 1):
+        return not said
+    raise VLLMValidationError(
+        f'vllm_xargs std={value!r} is neither true nor false: {{"std": false}} decodes without drafts.',
+        parameter="vllm_xargs", value=value,
+    )  # fmt: skip
+
+
+def _validate_params(plain, self, params, *args, **kwargs):
+    if seams.is_std(self.vllm_config):
+        opts_out(params)
+    return plain(self, params, *args, **kwargs)
+
+
+def install() -> None:
+    """Answer a request that says nonsense of std at once. Safe to call any number of times."""
+    seams._wrap(InputProcessor, "_validate_params", _validate_params)
