@@ -15,6 +15,7 @@ STATIC_POLICIES = ("text", "streaming")  # never scored again, so refresh does n
 DEFAULT_TOP_K, DEFAULT_FLOOR = 1024, 256
 LENGTHS = (0, 1, 2, 3, 5, 8, 13, 21)
 CACHE_DTYPES = ("auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2")
+CONNECTORS = ("OffloadingConnector", "ExampleConnector")
 BACKENDS = ("FLASH_ATTN", "TRITON_ATTN", "CPU_ATTN")
 
 
@@ -210,10 +211,9 @@ def _runtime_refusals(vllm_config):
         yield "--enable-eplb", True, "start without it"
     if not vllm_config.use_v2_model_runner:
         yield "VLLM_USE_V2_MODEL_RUNNER", 0, "it drafts on Model Runner V2; unset the variable and install Triton"
-    if vllm_config.lora_config is not None:
-        yield "--enable-lora", True, "serve the merged model instead"
-    if vllm_config.kv_transfer_config is not None:
-        yield "--kv-transfer-config", vllm_config.kv_transfer_config.kv_connector, "start without a KV connector"
+    connector = getattr(vllm_config.kv_transfer_config, "kv_connector", None)
+    if connector not in (None, *CONNECTORS):
+        yield "--kv-transfer-config", connector, f"use {' or '.join(CONNECTORS)}, or start without a KV connector"
     if cache.cache_dtype not in CACHE_DTYPES:
         yield "--kv-cache-dtype", cache.cache_dtype, f"use {', '.join(CACHE_DTYPES)}"
     if vllm_config.scheduler_config.scheduler_cls is not None:

@@ -5,14 +5,13 @@ from typing import Any
 
 import prometheus_client
 
-from vllm_std.seams.stats import AggregateStatLoggerBase, create_metric_per_engine, init_logger
+from vllm_std.faults import Faults, logger
+from vllm_std.seams.stats import AggregateStatLoggerBase, create_metric_per_engine
 from vllm_std.steps import REASONS
-
-logger = init_logger("vllm.std")
 
 
 class StdProm:
-    """Metrics of all engines of a front end, with vLLM's labels; `observe` takes what `StepStats.take` gave."""
+    """Metrics of all engines of a front end, with vLLM's labels; `observe` takes what `StepStats.take` gave, and `faults`."""
 
     def __init__(self, model_name: str, engine_indexes: list[int], longest: int):
         self.labels = {index: [model_name, str(index)] for index in engine_indexes}
@@ -28,6 +27,9 @@ class StdProm:
         self.rounds = self._family(
             prometheus_client.Counter, "rounds", "Scheduling steps, by why they draft as much as they do.", "reason"
         )
+        self.faults = self._family(
+            prometheus_client.Counter, "faults", "Exceptions of std that vLLM went on without.", "where"
+        )
         self.acceptance = self._family(
             prometheus_client.Gauge,
             "acceptance_rate",
@@ -35,9 +37,11 @@ class StdProm:
             "position",
             multiprocess_mode="mostrecent",
         )
-        for labels in self.labels.values():
-            for reason in REASONS:  # all at 0 from the start, so that rates are right from the first step
+        for labels in self.labels.values():  # all at 0 from the start, so that rates are right from the first step
+            for reason in REASONS:
                 self.rounds.labels(*labels, reason)
+            for where in ("round", "scheduler"):
+                self.faults.labels(*labels, where)
 
     def observe(self, payload: dict[str, Any], index: int) -> None:
         labels = self.labels[index]
@@ -46,6 +50,8 @@ class StdProm:
                 self.length[index].observe(int(length))
         for reason, steps in payload["reasons"].items():
             self.rounds.labels(*labels, reason).inc(steps)
+        for where, faults in payload["faults"].items():
+            self.faults.labels(*labels, where).inc(faults)
         for position, rate in enumerate(payload["acceptance"]):
             self.acceptance.labels(*labels, str(position)).set(rate)
         self.speedup[index].set(payload["speedup"])
@@ -106,7 +112,7 @@ class StdStatLogger(AggregateStatLoggerBase):
     def __init__(self, vllm_config, engine_indexes: list[int], lines: str = "each"):
         model, options = vllm_config.model_config, vllm_config.speculative_config
         self.prom = StdProm(model.served_model_name, engine_indexes, options.num_speculative_tokens)
-        self.lines = lines
+        self.lines, self.faults = lines, Faults()
         self.engine_indexes = engine_indexes
         self.intervals: dict[int, Interval] = {}
 
@@ -114,15 +120,17 @@ class StdStatLogger(AggregateStatLoggerBase):
         payload = getattr(scheduler_stats, "std", None)
         if payload is None or engine_idx not in self.prom.labels:
             return
-        self.prom.observe(payload, engine_idx)
-        if self.lines != "none":
-            row = engine_idx if self.lines == "each" else -1
-            self.intervals.setdefault(row, Interval()).observe(payload)
+        with self.faults.caught("metrics"):
+            self.prom.observe(payload, engine_idx)
+            if self.lines != "none":
+                row = engine_idx if self.lines == "each" else -1
+                self.intervals.setdefault(row, Interval()).observe(payload)
 
     def log(self) -> None:
-        for index, interval in sorted(self.intervals.items()):
-            logger.info("%s%s", self._prefix(index), interval)
-        self.intervals = {}
+        intervals, self.intervals = self.intervals, {}
+        with self.faults.caught("metrics"):
+            for index, interval in sorted(intervals.items()):
+                logger.info("%s%s", self._prefix(index), interval)
 
     def log_engine_initialized(self) -> None:
         pass

@@ -12,147 +12,30 @@ first once and the second gamma times, so that any draft length up to gamma runs
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from vllm_std.seams import worker
-from vllm_std.selection import POLICIES, KeySummaries, Observation, QueryWindow, Round, Selector, selection_bytes
-from vllm_std.selection.attention import peak_bytes
-from vllm_std.selection.summaries import GRANULE, granule
-
-logger = worker.init_logger("vllm.std")
-EAGER, FULL = worker.CUDAGraphMode.NONE, worker.CUDAGraphMode.FULL
+from vllm_std.selection import Observation
+from vllm_std.target import EAGER, FULL, TargetAsDraft
 
 
-class StdSpeculator(worker.TargetDependentARSpeculator):
-    """Drafts with the target model itself on its own KV cache.
-
-    vLLM's multi-step decode starts at step 1, after an Eagle-like prefill that std does not need; so column 0 of
-    `draft_tokens` holds the token the target has just sampled, and drafts stand in columns 1..gamma.
-    """
-
-    def __init__(self, vllm_config, device: torch.device):
-        super().__init__(vllm_config, device)
-        self.gamma = self.num_speculative_steps
-        self.draft_tokens = torch.zeros(self.max_num_reqs, self.gamma + 1, dtype=torch.int64, device=device)
-        self.hidden_states = torch.zeros(self.max_num_reqs, self.hidden_size, dtype=self.dtype, device=device)
-        self.mrope_positions: Tensor | None = None
-        if vllm_config.model_config.uses_mrope:
-            # As wide as the target's (RopeState.positions), because compiled code may have its stride built in.
-            shape = (vllm_config.model_config.mrope_num_dims, self.max_num_tokens + 1)
-            self.mrope_positions = torch.zeros(shape, dtype=torch.int64, device=device)
-        self.rope_offset = torch.zeros(self.max_num_reqs, dtype=torch.int64, device=device)
-        self.drafting = False
-
-    # ------------------------------------------------------------ start-up
-
-    def load_draft_model(self, target_model, target_attn_layer_names: set[str]):
-        return target_model
-
-    def load_model(self, target_model) -> None:
-        super().load_model(target_model)
-        # Drafted tokens are text: the runner need not gather video embeddings for them. But a multimodal model is
-        # compiled for embeddings instead of token ids.
-        self.supports_mm_inputs = False
-        model_config = self.vllm_config.model_config
-        takes_embeds = model_config.supports_multimodal_inputs or model_config.enable_prompt_embeds
-        self.inputs_embeds = torch.zeros_like(self.hidden_states) if takes_embeds else None
-        self.layers = worker.attention_layers(self.vllm_config)
-        self.layer_list = list(self.layers.values())
-        self.scales = [worker.query_scale(layer) for layer in self.layer_list]
-        self.asks = POLICIES[self.speculative_config.selection].needs_queries
-        self._keep_queries()
-
-    def _keep_queries(self) -> None:
-        """Allocate observation queries (before vLLM profiles its memory) and have each layer fill its part of them."""
-        heads, size = self.layer_list[0].num_heads, self.layer_list[0].head_size
-        rows = self.max_num_reqs if self.asks else 0
-        shape = (len(self.layers), rows, self.gamma + 1, heads, size)
-        self.queries = QueryWindow(shape, self.dtype, self.device)
-        if not rows:
-            return
-
-        def see(index: int, query: Tensor, query_start_loc: Tensor) -> None:
-            if not self.drafting:
-                self.queries.see(index, query, query_start_loc)
-
-        for index, layer in enumerate(self.layer_list):
-            worker.observe_queries(layer, index, see)
-
-    def set_attn(self, model_state, kv_cache_config, *args) -> None:
-        worker.require_full_attention(self.vllm_config, self.layer_list, model_state, kv_cache_config)
-        # Own metadata builders over the target's layers; to everyone else std has no layers of its own.
-        self.draft_attn_layer_names = set(self.layers)
-        super().set_attn(model_state, kv_cache_config, *args)
-        self.draft_attn_layer_names = set()
-        self.group = worker.only_group(self.attn_groups)
-        spec, options, layer = self.group.kv_cache_spec, self.speculative_config, self.layer_list[0]
-        block_size, summaries = self.group.kernel_block_size or spec.block_size, None
-        if POLICIES[options.selection].needs_summaries:
-            blocks = kv_cache_config.num_blocks * spec.block_size // block_size
-            granules = block_size // granule(block_size)
-            shape = (len(self.layers), blocks, layer.num_kv_heads, granules, layer.head_size)
-            summaries = KeySummaries(shape, self.dtype, self.device)
-        self.selector = Selector(options, block_size, Round(self._block_table()), self.queries, self.scales, summaries)
-        if self.vllm_config.cache_config.num_gpu_blocks == kv_cache_config.num_blocks:  # else vLLM only profiles
-            self._announce(sum(tensor.size for tensor in kv_cache_config.kv_cache_tensors))
-
-    def _block_table(self) -> Tensor:
-        """[max_num_reqs, blocks] int32, always at the same address."""
-        table = self.block_tables.input_block_tables[self.group.kv_cache_group_id]
-        return self.group.map_to_kernel_block_table(table)
-
-    def _announce(self, kv_bytes: int) -> None:
-        options, mask, heads = self.speculative_config, self.selector.mask, self.layer_list[0].num_heads
-        others = selection_bytes(options, mask.block_size, len(self.layers), self.max_num_reqs, heads)
-        budget = f"{options.top_k} tokens" if isinstance(options.top_k, int) else f"{options.top_k:.1%} of the context"
-        queries = self.queries.kept.nbytes
-        summaries = self.selector.summaries.means.nbytes if self.selector.summaries else 0
-        taken = queries + summaries + others
-        logger.info_once(
-            "std: the target drafts %s%d tokens a round over %s of its own KV cache, at most %d blocks of %d (sink %d, "
-            "top-K %d, then a recent window of %d tokens), selection=%s, in all %d attention layers on %s. Room for "
-            "KV is %.1f %% less than without: key summaries take %.1f MiB, observation queries %.1f, selection %.1f.",
-            "up to " if options.adaptive else "", self.gamma, budget, mask.num_blocks, mask.block_size, mask.sink,
-            mask.top, mask.recent, options.selection,
-            len(self.layers), self.group.backend.get_name(), 100 * taken / (taken + kv_bytes), summaries / 2**20,
-            queries / 2**20, others / 2**20,
-        )  # fmt: skip
-
-    def _configure_decode_metadata_update(self) -> None:
-        # Its own first step is a decode step too, so this holds for gamma 1 as well.
-        super(worker.TargetDependentARSpeculator, self)._configure_decode_metadata_update()
-
-    def init_cudagraph_manager(self, cudagraph_mode) -> None:
-        full = cudagraph_mode.decode_mode() == FULL and self.supports_decode_metadata_update
-        mode = worker.CUDAGraphMode.FULL_DECODE_ONLY if full else EAGER
-        managers = (worker.SpeculatorCudaGraphManager(self.vllm_config, self.device, mode, 1) for _ in range(2))
-        self.select_cudagraph_manager, self.decode_cudagraph_manager = managers
-
-    def capture(self) -> None:
-        """Capture selection and one draft step for each batch size. Rows without a request do nothing in either."""
-        self.idx_mapping.fill_(-1)
-        self.selector.round.clear()
-        self._find_keys()
-        self.draft_max_seq_len = min(self.selector.mask.max_length + self.gamma, self.max_model_len)
-        of = (self.model_state, self.input_buffers, self.block_tables, self.attn_groups, self.kv_cache_config)
-        self.drafting = True
-        try:
-            self.select_cudagraph_manager.capture(self._fill, *of, progress_bar_desc="Capturing selection")
-            self.decode_cudagraph_manager.capture(self._step, *of, progress_bar_desc="Capturing draft steps")
-        finally:
-            self.drafting = False
-
-    def _find_keys(self) -> None:
-        """Look into the KV cache, which vLLM allocates after `set_attn`."""
-        if self.selector.cache is None:
-            self.selector.cache = worker.find_keys(self.layer_list)
-            self.selector.warm_up()
-
-    # ------------------------------------------------------------ the round
+class StdSpeculator(TargetAsDraft):
+    """Drafts with the target model itself on its own KV cache."""
 
     @torch.inference_mode()
-    def propose(
+    def propose(self, input_batch, *args, dummy_run: bool = False, **kwargs) -> Tensor:
+        """As `_round`; where that raises, its requests go on, with drafts that say nothing."""
+        try:
+            return self._round(input_batch, *args, dummy_run=dummy_run, **kwargs)
+        except Exception as error:
+            if dummy_run or not worker.ranks_agree():  # else ranks would verify different drafts
+                raise
+            self.faults.note("round", error)
+            return self._blank(input_batch)
+
+    def _round(
         self,
         input_batch,
         attn_metadata: dict[str, Any],
@@ -185,6 +68,9 @@ class StdSpeculator(worker.TargetDependentARSpeculator):
             self.selector.miss(slots, tokens, prompt_done, bound.numpy())
         if gamma == 0 or not (drafting.any() or dummy_run or self.dp_size > 1):
             return self.draft_tokens[:num_reqs, 1:].fill_(-1)
+        if self.unseen is not None:
+            error, self.unseen = self.unseen, None
+            raise error
 
         length = (input_batch.seq_lens[:num_reqs] - num_rejected[:num_reqs]).long()
         seen = None
@@ -200,6 +86,19 @@ class StdSpeculator(worker.TargetDependentARSpeculator):
             self._select(num_reqs, batch_desc, seen, slots)
         self._draft(num_reqs, batch_desc, gamma, bound, across_dp, skip_attn)
         return self.draft_tokens[:num_reqs, 1:]
+
+    def _blank(self, input_batch) -> Tensor:
+        """[reqs, gamma] token 0, drawn with certainty so that verification is exact: the next step has places for them,
+        and what the failed round has left half done is done again by the next one."""
+        num_reqs, slots = input_batch.num_reqs, input_batch.idx_mapping_np
+        with self.faults.caught("round"):
+            length = input_batch.seq_lens_cpu_upper_bound[:num_reqs].numpy()
+            self.selector.miss(slots, 0 * length, np.ones(num_reqs, dtype=bool), length)
+        if self.draft_logits is not None:
+            rows = input_batch.idx_mapping.long()
+            self.draft_logits[rows] = torch.finfo(self.draft_logits.dtype).min
+            self.draft_logits[rows, :, 0] = 0
+        return self.draft_tokens[:num_reqs, 1:].zero_()
 
     def _observe(self, input_batch, length: Tensor, num_rejected: Tensor) -> Observation:
         """What the dense pass has left behind; length: [reqs] verified tokens."""
@@ -237,14 +136,6 @@ class StdSpeculator(worker.TargetDependentARSpeculator):
             # The runner keeps the offset of text behind videos in alternating buffers, so a graph cannot read them.
             self.rope_offset[:num_reqs] = rope_state.prefill_delta.gpu[slots]
 
-    def _reserve_selection(self) -> None:
-        """Let vLLM's memory profile see what the policies take that read all keys."""
-        if self.queries.kept.numel() and not POLICIES[self.speculative_config.selection].needs_summaries:
-            layer = self.layer_list[0]
-            heads = layer.num_heads, layer.num_kv_heads, layer.head_size
-            peak = peak_bytes(self.max_model_len, self.max_num_reqs, GRANULE, self.gamma + 1, *heads)
-            torch.empty(peak, dtype=torch.uint8, device=self.device)
-
     def _dispatch(self, num_reqs: int, dp_sync_state, eager: bool):
         """The captured batch that this one is padded to, if any, and the tokens of each data-parallel rank."""
         sync, num_tokens = None, num_reqs
@@ -277,6 +168,7 @@ class StdSpeculator(worker.TargetDependentARSpeculator):
             self.draft_max_seq_len = min(self.selector.mask.max_length + self.gamma, self.max_model_len)
         self.drafting = True
         try:
+            self.adapters.map(np.ones(num_reqs, dtype=np.int64), padding=batch_desc.num_tokens - num_reqs)
             if batch_desc.cg_mode == FULL:
                 for _ in range(gamma):
                     self.decode_cudagraph_manager.run_fullgraph(batch_desc)
@@ -314,7 +206,7 @@ class StdSpeculator(worker.TargetDependentARSpeculator):
         """The target's forward, one token per request, as its runner calls it."""
         if attn_metadata is not None:
             attn_metadata = worker.mask_metadata(attn_metadata, dict(zip(self.layers, self.selector.tables)))
-        with worker.set_forward_context(
+        with worker.connector_muted(), worker.set_forward_context(
             attn_metadata,
             self.vllm_config,
             num_tokens=num_tokens,

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
+import numpy as np
+
 from vllm_std.seams.ledger import LEDGER, Seam
 
 SUPPORTED_VLLM = ("0.32", "0.33")
@@ -171,7 +173,28 @@ def _init_speculator(plain, vllm_config, device, *args, **kwargs):
         raise ValueError(
             f"speculative method 'std' cannot start: vLLM {vllm_version()} lacks a seam ({error})."
         ) from None
+    from vllm_std.seams.worker import GPUModelRunner
+
+    _wrap(GPUModelRunner, "sample", _sample)
+    _wrap(GPUModelRunner, "sample_tokens", _sample_tokens)
     return StdSpeculator(vllm_config, device)
+
+
+def _sample(plain, self, hidden_states, input_batch, *args, **kwargs):
+    """vLLM maps adapters to one logit of each request; a request with drafts has more."""
+    adapters = getattr(self.speculator, "adapters", None)
+    if adapters is not None and input_batch.num_draft_tokens:
+        adapters.map(np.diff(input_batch.cu_num_logits_np))
+    return plain(self, hidden_states, input_batch, *args, **kwargs)
+
+
+def _sample_tokens(plain, self, *args, **kwargs):
+    """Tell the scheduler of rounds that failed, with the tokens of the step."""
+    output = plain(self, *args, **kwargs)
+    faults = getattr(self.speculator, "faults", None)
+    if faults is not None and faults.counts and output is not None:
+        getattr(output, "model_runner_output", output).std_faults = faults.take()
+    return output
 
 
 def is_std(vllm_config) -> bool:

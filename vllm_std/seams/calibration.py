@@ -12,14 +12,13 @@ from pathlib import Path
 
 import vllm
 import vllm.envs as envs
-from vllm.logger import init_logger
 from vllm.platforms import current_platform
 from vllm.sampling_params import SamplingParams
 from vllm.v1.core.sched.output import CachedRequestData, NewRequestData, SchedulerOutput
 
 from vllm_std.control import Costs, Point
+from vllm_std.faults import Faults, logger
 
-logger = init_logger("vllm.std")
 STEPS, BATCHES, SECONDS = 5, (1, 8, 32, 128, 256), 20.0
 MAX_TOKENS = 1 << 20  # more cached tokens than this say nothing new
 
@@ -29,8 +28,11 @@ def calibrate(executor) -> None:
     vllm_config, began = executor.vllm_config, time.perf_counter()
     options, path = vllm_config.speculative_config, _path(vllm_config)
     found = Costs.load(path)
-    if found is None and options.calibrate:
-        points = list(_measure(executor, began + SECONDS))
+    # A KV connector must be told of every step, and these are not its business.
+    if found is None and options.calibrate and vllm_config.kv_transfer_config is None:
+        points: list[Point] = []
+        with Faults().caught("calibration"):
+            points.extend(_measure(executor, began + SECONDS))
         if len({point.kv for point in points}) > len({point.batch for point in points}):
             found = Costs.fit(points, f"measured on {_device()}")
             found.save(path)

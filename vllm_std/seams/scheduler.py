@@ -13,10 +13,13 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 
 from vllm_std.control import Acceptance, Choice, Controller
+from vllm_std.faults import Faults
 from vllm_std.seams import calibration, stats
 from vllm_std.seams.requests import opts_out
 from vllm_std.selection import POLICIES
 from vllm_std.steps import StepStats
+
+LONGEST_REST = 1024  # steps
 
 
 @dataclass(frozen=True)
@@ -52,25 +55,32 @@ class Drafting:
         self.opted_out: set[str] = set()
         self.steps, self.step, self.last = StepStats(), None, None
         self.choice, self.kv, self.blind, self.finished = Choice(0, "idle", 1.0), 0, False, 0.0
+        self.faults, self.rest, self.resting = Faults(), 1, 0  # steps without drafts: after the next fault, still to go
 
     def add_request(self, request) -> None:
-        if opts_out(request.sampling_params):
-            self.opted_out.add(request.request_id)
+        with self.faults.caught("scheduler"):
+            if opts_out(request.sampling_params):
+                self.opted_out.add(request.request_id)
         super().add_request(request)
 
     def _free_request(self, request, *args, **kwargs):
         self.opted_out.discard(request.request_id)
-        if self.controller is not None:
-            self.controller.forget(request.request_id)
+        with self.faults.caught("scheduler"):
+            if self.controller is not None:
+                self.controller.forget(request.request_id)
         return super()._free_request(request, *args, **kwargs)
 
     # ------------------------------------------------------------ before a step
 
     def schedule(self, *args, **kwargs):
-        self.began = time.perf_counter()
-        requests = self._decoding()
-        self.kv = sum(request.num_computed_tokens for request in requests)
-        self.choice = self.choose([request.request_id for request in requests], self.kv)
+        self.began, self.choice = time.perf_counter(), Choice(0, "fault", 1.0)
+        if self.resting:
+            self.resting -= 1
+        else:
+            with self.faults.caught("scheduler"):
+                requests = self._decoding()
+                self.kv = sum(request.num_computed_tokens for request in requests)
+                self.choice = self.choose([request.request_id for request in requests], self.kv)
         self.num_lookahead_tokens = self.choice.length
         # Without a lookup vLLM pads a request whose prompt is cached to the longest round, as the others of its batch.
         self.dynamic_sd_lookup = None if self.controller is None and self.choice.length else self.lookup
@@ -126,10 +136,19 @@ class Drafting:
 
     def update_from_output(self, scheduler_output, model_runner_output):
         self.step = scheduler_output.std
+        self._note(getattr(model_runner_output, "std_faults", {}))
         if self.step.requests:
-            self._measure(self.step)
-            self._count(self.step)
+            with self.faults.caught("scheduler"):
+                self._measure(self.step)
+                self._count(self.step)
         return super().update_from_output(scheduler_output, model_runner_output)
+
+    def _note(self, faults: dict[str, int]) -> None:
+        """A round that failed may fail again, and costs a step that verifies nothing: so drafting rests, each time twice
+        as long."""
+        self.faults.counts.update(faults)
+        if faults:
+            self.resting, self.rest = self.rest, min(2 * self.rest, LONGEST_REST)
 
     def _measure(self, step: Step) -> None:
         """Between two outcomes lie the drafts that the later step verifies, and its dense pass."""
@@ -148,23 +167,26 @@ class Drafting:
     def make_spec_decoding_stats(
         self, spec_decoding_stats, num_draft_tokens, num_accepted_tokens, num_invalid_spec_tokens, request_id
     ):
-        drafted = num_draft_tokens - (num_invalid_spec_tokens or {}).get(request_id, 0)
-        if drafted > 0 and not self.step.blind:
-            self.outcomes.observe(request_id, drafted, num_accepted_tokens)
+        with self.faults.caught("scheduler"):
+            drafted = num_draft_tokens - (num_invalid_spec_tokens or {}).get(request_id, 0)
+            if drafted > 0 and not self.step.blind:
+                self.outcomes.observe(request_id, drafted, num_accepted_tokens)
         return super().make_spec_decoding_stats(
             spec_decoding_stats, num_draft_tokens, num_accepted_tokens, num_invalid_spec_tokens, request_id
         )
 
     def make_stats(self, *args, **kwargs):
         made = super().make_stats(*args, **kwargs)
-        counted = self.steps.take(self.outcomes.acceptance())
-        if made is not None and counted is not None:
-            stats.attach(made, counted)
+        with self.faults.caught("scheduler"):
+            counted = self.steps.take(self.outcomes.acceptance())
+            if made is not None and counted is not None:
+                stats.attach(made, counted | {"faults": self.faults.take()})
         return made
 
     def shutdown(self) -> None:
-        if self.costs is not None:
-            calibration.keep(self.vllm_config, self.costs)
+        with self.faults.caught("scheduler"):
+            if self.costs is not None:
+                calibration.keep(self.vllm_config, self.costs)
         super().shutdown()
 
 

@@ -9,7 +9,6 @@ from dataclasses import field, make_dataclass
 from typing import Any
 
 import msgspec
-from vllm.logger import init_logger
 from vllm.v1.engine import core_client
 from vllm.v1.metrics.loggers import (
     AggregatedLoggingStatLogger,
@@ -21,12 +20,11 @@ from vllm.v1.metrics.stats import SchedulerStats
 from vllm.v1.metrics.utils import create_metric_per_engine
 
 from vllm_std import seams
+from vllm_std.faults import logger
 
 __all__ = [
-    "AggregateStatLoggerBase", "add_field", "attach", "create_metric_per_engine", "init_logger", "install",
+    "AggregateStatLoggerBase", "add_field", "attach", "create_metric_per_engine", "install",
 ]  # fmt: skip
-
-logger = init_logger("vllm.std")
 
 
 def install() -> None:

@@ -1,20 +1,26 @@
 """The worker's side of the seam ledger: what the draft loop subclasses, imports, wraps and reads in vLLM."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from vllm.config import get_layers_from_vllm_config
 from vllm.config.compilation import CUDAGraphMode
+from vllm.distributed.kv_transfer import kv_transfer_state
+from vllm.distributed.parallel_state import get_tp_group
 from vllm.forward_context import BatchDescriptor, set_forward_context
-from vllm.logger import init_logger
+from vllm.lora.layers import LoRAMapping, LoRAMappingType
 from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.models.interfaces import requires_raw_input_tokens
 from vllm.v1.kv_cache_interface import FullAttentionSpec
 from vllm.v1.worker.gpu.attn_utils import build_slot_mappings_by_layer
 from vllm.v1.worker.gpu.dp_utils import dispatch_cg_and_sync_dp
+from vllm.v1.worker.gpu.model_runner import GPUModelRunner
 from vllm.v1.worker.gpu.model_states.default import DefaultModelState
 from vllm.v1.worker.gpu.spec_decode.target_dependent_ar.cudagraph_utils import SpeculatorCudaGraphManager
 from vllm.v1.worker.gpu.spec_decode.target_dependent_ar.speculator import (
@@ -26,11 +32,11 @@ from vllm_std.config import BACKENDS, FULL_ATTENTION
 from vllm_std.selection.keys import KeyCache
 
 __all__ = [
-    "Attention", "BatchDescriptor", "CUDAGraphMode", "DefaultModelState", "FullAttentionSpec",
-    "SpeculatorCudaGraphManager", "TargetDependentARSpeculator", "attention_layers", "build_slot_mappings_by_layer",
-    "dispatch_cg_and_sync_dp", "find_keys", "init_logger", "limit_length", "mask_metadata", "observe_queries",
-    "only_group", "prepare_decode_inputs", "query_scale", "require_full_attention", "requires_raw_input_tokens",
-    "set_forward_context",
+    "Adapters", "Attention", "BatchDescriptor", "CUDAGraphMode", "DefaultModelState", "FullAttentionSpec",
+    "GPUModelRunner", "SpeculatorCudaGraphManager", "TargetDependentARSpeculator", "attention_layers", "build_slot_mappings_by_layer",
+    "connector_muted", "dispatch_cg_and_sync_dp", "find_keys", "limit_length", "mask_metadata", "observe_queries",
+    "only_group", "prepare_decode_inputs", "query_scale", "ranks_agree", "require_full_attention",
+    "requires_raw_input_tokens", "set_forward_context",
 ]  # fmt: skip
 
 
@@ -80,6 +86,56 @@ def observe_queries(layer: Attention, index: int, see: Callable[[int, Tensor, Te
         return plain(layer_, query, key, value, kv_cache, attn_metadata, *args, **kwargs)
 
     layer.impl.forward = forward
+
+
+class Adapters:
+    """The LoRA adapters of the dense pass, applied to what it verifies and to the draft steps after it.
+
+    Without `--enable-lora` nothing.
+    """
+
+    def __init__(self, model):
+        self.ids = np.zeros(0, dtype=np.int64)  # of each request of the pass, 0 for none
+        self.manager = getattr(model, "lora_manager", None)
+        if self.manager is None:
+            return
+        self.plain = self.manager.set_adapter_mapping
+
+        def set_adapter_mapping(mapping: LoRAMapping) -> None:
+            if mapping.type is LoRAMappingType.LANGUAGE:
+                self.ids = np.array(mapping.prompt_mapping, dtype=np.int64)
+            self.plain(mapping)
+
+        self.manager.set_adapter_mapping = set_adapter_mapping
+
+    def map(self, tokens: np.ndarray, padding: int = 0) -> None:
+        """Until the next dense pass, run so many tokens of each request, [reqs], and then `padding` without one."""
+        if self.manager is not None:
+            known = np.resize(self.ids, len(tokens)) if len(self.ids) else 0 * tokens  # a dummy pass says nothing of them
+            ids = (*known.repeat(tokens).tolist(), *[0] * padding)
+            self.plain(LoRAMapping(ids, ids, is_prefill=True))
+
+
+@contextmanager
+def connector_muted() -> Iterator[None]:
+    """Keep a KV connector's layer hooks out of draft steps: their K/V are not there to stay."""
+    agent, kv_transfer_state._KV_CONNECTOR_AGENT = kv_transfer_state._KV_CONNECTOR_AGENT, None
+    try:
+        yield
+    finally:
+        kv_transfer_state._KV_CONNECTOR_AGENT = agent
+
+
+def ranks_agree(seconds: float = 5.0) -> bool:
+    """Whether every tensor-parallel rank comes here within so many seconds; called where a rank has failed."""
+    group = get_tp_group()
+    if group.world_size == 1:
+        return True
+    try:
+        torch.distributed.monitored_barrier(group.cpu_group, timeout=timedelta(seconds=seconds))
+    except RuntimeError:
+        return False
+    return True
 
 
 def mask_metadata(metadata: dict[str, Any], tables: dict[str, Tensor]) -> dict[str, Any]:

@@ -1,0 +1,151 @@
+"""The target as its own draft model: all that a speculator of vLLM prepares before the first round."""
+
+import torch
+from torch import Tensor
+
+from vllm_std.faults import Faults, logger
+from vllm_std.seams import worker
+from vllm_std.selection import POLICIES, KeySummaries, QueryWindow, Round, Selector, selection_bytes
+from vllm_std.selection.attention import peak_bytes
+from vllm_std.selection.summaries import GRANULE, granule
+
+EAGER, FULL = worker.CUDAGraphMode.NONE, worker.CUDAGraphMode.FULL
+
+
+class TargetAsDraft(worker.TargetDependentARSpeculator):
+    """Buffers, attention groups and CUDA graphs of the draft loop; `StdSpeculator` runs it.
+
+    vLLM's multi-step decode starts at step 1, after an Eagle-like prefill that std does not need; so column 0 of
+    `draft_tokens` holds the token the target has just sampled, and drafts stand in columns 1..gamma.
+    """
+
+    def __init__(self, vllm_config, device: torch.device):
+        super().__init__(vllm_config, device)
+        self.gamma = self.num_speculative_steps
+        self.draft_tokens = torch.zeros(self.max_num_reqs, self.gamma + 1, dtype=torch.int64, device=device)
+        self.hidden_states = torch.zeros(self.max_num_reqs, self.hidden_size, dtype=self.dtype, device=device)
+        self.mrope_positions: Tensor | None = None
+        if vllm_config.model_config.uses_mrope:
+            # As wide as the target's (RopeState.positions), because compiled code may have its stride built in.
+            shape = (vllm_config.model_config.mrope_num_dims, self.max_num_tokens + 1)
+            self.mrope_positions = torch.zeros(shape, dtype=torch.int64, device=device)
+        self.rope_offset = torch.zeros(self.max_num_reqs, dtype=torch.int64, device=device)
+        self.drafting, self.faults = False, Faults()
+        self.unseen: Exception | None = None  # what kept a layer's queries from being seen
+
+    def load_draft_model(self, target_model, target_attn_layer_names: set[str]):
+        return target_model
+
+    def load_model(self, target_model) -> None:
+        super().load_model(target_model)
+        # Drafted tokens are text: the runner need not gather video embeddings for them. But a multimodal model is
+        # compiled for embeddings instead of token ids.
+        self.supports_mm_inputs = False
+        model_config = self.vllm_config.model_config
+        takes_embeds = model_config.supports_multimodal_inputs or model_config.enable_prompt_embeds
+        self.inputs_embeds = torch.zeros_like(self.hidden_states) if takes_embeds else None
+        self.adapters = worker.Adapters(target_model)
+        self.layers = worker.attention_layers(self.vllm_config)
+        self.layer_list = list(self.layers.values())
+        self.scales = [worker.query_scale(layer) for layer in self.layer_list]
+        self.asks = POLICIES[self.speculative_config.selection].needs_queries
+        self._keep_queries()
+
+    def _keep_queries(self) -> None:
+        """Allocate observation queries (before vLLM profiles its memory) and have each layer fill its part of them."""
+        heads, size = self.layer_list[0].num_heads, self.layer_list[0].head_size
+        rows = self.max_num_reqs if self.asks else 0
+        shape = (len(self.layers), rows, self.gamma + 1, heads, size)
+        self.queries = QueryWindow(shape, self.dtype, self.device)
+        if not rows:
+            return
+
+        def see(index: int, query: Tensor, query_start_loc: Tensor) -> None:
+            if self.drafting:
+                return
+            try:
+                self.queries.see(index, query, query_start_loc)
+            except Exception as error:  # the target's own pass must not fail for it
+                self.unseen = error
+
+        for index, layer in enumerate(self.layer_list):
+            worker.observe_queries(layer, index, see)
+
+    def set_attn(self, model_state, kv_cache_config, *args) -> None:
+        worker.require_full_attention(self.vllm_config, self.layer_list, model_state, kv_cache_config)
+        # Own metadata builders over the target's layers; to everyone else std has no layers of its own.
+        self.draft_attn_layer_names = set(self.layers)
+        super().set_attn(model_state, kv_cache_config, *args)
+        self.draft_attn_layer_names = set()
+        self.group = worker.only_group(self.attn_groups)
+        spec, options, layer = self.group.kv_cache_spec, self.speculative_config, self.layer_list[0]
+        block_size, summaries = self.group.kernel_block_size or spec.block_size, None
+        if POLICIES[options.selection].needs_summaries:
+            blocks = kv_cache_config.num_blocks * spec.block_size // block_size
+            granules = block_size // granule(block_size)
+            shape = (len(self.layers), blocks, layer.num_kv_heads, granules, layer.head_size)
+            summaries = KeySummaries(shape, self.dtype, self.device)
+        self.selector = Selector(options, block_size, Round(self._block_table()), self.queries, self.scales, summaries)
+        if self.vllm_config.cache_config.num_gpu_blocks == kv_cache_config.num_blocks:  # else vLLM only profiles
+            self._announce(sum(tensor.size for tensor in kv_cache_config.kv_cache_tensors))
+
+    def _block_table(self) -> Tensor:
+        """[max_num_reqs, blocks] int32, always at the same address."""
+        table = self.block_tables.input_block_tables[self.group.kv_cache_group_id]
+        return self.group.map_to_kernel_block_table(table)
+
+    def _announce(self, kv_bytes: int) -> None:
+        options, mask, heads = self.speculative_config, self.selector.mask, self.layer_list[0].num_heads
+        others = selection_bytes(options, mask.block_size, len(self.layers), self.max_num_reqs, heads)
+        budget = f"{options.top_k} tokens" if isinstance(options.top_k, int) else f"{options.top_k:.1%} of the context"
+        queries = self.queries.kept.nbytes
+        summaries = self.selector.summaries.means.nbytes if self.selector.summaries else 0
+        taken = queries + summaries + others
+        logger.info_once(
+            "std: the target drafts %s%d tokens a round over %s of its own KV cache, at most %d blocks of %d (sink %d, "
+            "top-K %d, then a recent window of %d tokens), selection=%s, in all %d attention layers on %s. Room for "
+            "KV is %.1f %% less than without: key summaries take %.1f MiB, observation queries %.1f, selection %.1f.",
+            "up to " if options.adaptive else "", self.gamma, budget, mask.num_blocks, mask.block_size, mask.sink,
+            mask.top, mask.recent, options.selection,
+            len(self.layers), self.group.backend.get_name(), 100 * taken / (taken + kv_bytes), summaries / 2**20,
+            queries / 2**20, others / 2**20,
+        )  # fmt: skip
+
+    def _configure_decode_metadata_update(self) -> None:
+        # Its own first step is a decode step too, so this holds for gamma 1 as well.
+        super(worker.TargetDependentARSpeculator, self)._configure_decode_metadata_update()
+
+    def init_cudagraph_manager(self, cudagraph_mode) -> None:
+        full = cudagraph_mode.decode_mode() == FULL and self.supports_decode_metadata_update
+        full &= self.vllm_config.lora_config is None  # which adapters a draft step needs is set up on the host
+        mode = worker.CUDAGraphMode.FULL_DECODE_ONLY if full else EAGER
+        managers = (worker.SpeculatorCudaGraphManager(self.vllm_config, self.device, mode, 1) for _ in range(2))
+        self.select_cudagraph_manager, self.decode_cudagraph_manager = managers
+
+    def capture(self) -> None:
+        """Capture selection and one draft step for each batch size. Rows without a request do nothing in either."""
+        self.idx_mapping.fill_(-1)
+        self.selector.round.clear()
+        self._find_keys()
+        self.draft_max_seq_len = min(self.selector.mask.max_length + self.gamma, self.max_model_len)
+        of = (self.model_state, self.input_buffers, self.block_tables, self.attn_groups, self.kv_cache_config)
+        self.drafting = True
+        try:
+            self.select_cudagraph_manager.capture(self._fill, *of, progress_bar_desc="Capturing selection")
+            self.decode_cudagraph_manager.capture(self._step, *of, progress_bar_desc="Capturing draft steps")
+        finally:
+            self.drafting = False
+
+    def _find_keys(self) -> None:
+        """Look into the KV cache, which vLLM allocates after `set_attn`."""
+        if self.selector.cache is None:
+            self.selector.cache = worker.find_keys(self.layer_list)
+            self.selector.warm_up()
+
+    def _reserve_selection(self) -> None:
+        """Let vLLM's memory profile see what the policies take that read all keys."""
+        if self.queries.kept.numel() and not POLICIES[self.speculative_config.selection].needs_summaries:
+            layer = self.layer_list[0]
+            heads = layer.num_heads, layer.num_kv_heads, layer.head_size
+            peak = peak_bytes(self.max_model_len, self.max_num_reqs, GRANULE, self.gamma + 1, *heads)
+            torch.empty(peak, dtype=torch.uint8, device=self.device)
