@@ -161,9 +161,11 @@ def test_an_option_given_twice_is_refused():
 BAD_SETTINGS = [
     ("--pipeline-parallel-size=2", dict(pipeline_parallel_size=2)),
     ("--kv-cache-dtype=int8_per_token_head", dict(kv_cache_dtype="int8_per_token_head")),
-    ("--enable-lora=True", dict(enable_lora=True)),
     ("--attention-backend=FLASHINFER", dict(attention_backend="FLASHINFER")),
-    ("--kv-transfer-config=OffloadingConnector", dict(kv_offloading_size=1.0, kv_offloading_backend="native")),
+    (
+        "--kv-transfer-config=SimpleCPUOffloadConnector",
+        dict(kv_transfer_config={"kv_connector": "SimpleCPUOffloadConnector", "kv_role": "kv_both"}),
+    ),
 ]
 
 

@@ -139,7 +139,34 @@ def make(name: str, root: Path) -> Path:
     return folder
 
 
+W8A8 = {  # of each linear layer: whole numbers by row, activations by token as they come
+    "quant_method": "compressed-tensors", "format": "int-quantized", "ignore": ["lm_head"],
+    "config_groups": {
+        "group_0": {
+            "targets": ["Linear"],
+            "weights": dict(num_bits=8, type="int", strategy="channel", symmetric=True, dynamic=False),
+            "input_activations": dict(num_bits=8, type="int", strategy="token", symmetric=True, dynamic=True),
+        }
+    },
+}  # fmt: skip
+
+
+def _quantise(folder: Path) -> None:
+    """Turn the weights of a model into 8-bit ones, as compressed-tensors stores them."""
+    weights = load_file(folder / "model.safetensors")
+    for name in [name for name in weights if "_proj." in name]:
+        scale = weights[name].abs().amax(1, keepdim=True) / 127
+        weights[name] = (weights[name] / scale).round().to(torch.int8)
+        weights[name.replace("weight", "weight_scale")] = scale
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text()) | {"quantization_config": W8A8}
+    (folder / "config.json").write_text(json.dumps(config, indent=2))
+
+
 def _write(name: str, folder: Path) -> None:
+    if name.endswith("_w8a8"):
+        _write(name.removesuffix("_w8a8"), folder)
+        return _quantise(folder)
     architecture, fields = CONFIGS[name]
     model_class = getattr(transformers, architecture)
     config = model_class.config_class(architectures=[architecture], **fields)

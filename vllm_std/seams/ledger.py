@@ -76,10 +76,11 @@ LEDGER = (
     ),
     Seam(
         "requests",
-        "vllm.v1.engine.input_processor.InputProcessor._validate_params",
-        "vllm_xargs reaches the scheduler unchecked, where an error would end the engine",
+        "vllm.v1.engine.input_processor.InputProcessor._validate_params; SamplingParams._validate_spec_decode (passed over)",
+        "vllm_xargs reaches the scheduler unchecked, where an error would end the engine; and requests with min_p or "
+        "logit_bias are refused with any speculative method, though Model Runner V2 verifies with both",
         "none",
-        "a plugin can check vllm_xargs before a request is queued",
+        "a plugin can check vllm_xargs before a request is queued; vLLM refuses them on Model Runner V1 alone",
     ),
     Seam(
         "stats",
@@ -125,6 +126,30 @@ LEDGER = (
         "what the host decides in a round must reach the device without a wait, as the runner's own inputs do",
         "none",
         "vLLM makes its copy a public utility",
+    ),
+    Seam(
+        "adapters",
+        "LoRAModelManager.set_adapter_mapping of the target (seen, and called for draft steps); GPUModelRunner.sample "
+        "(calls it for each verified token before)",
+        "nothing tells a speculator the adapters of a batch; and Model Runner V2 maps them to one logit of each request, "
+        "where one that verifies drafts has more (Model Runner V1 had it mended in #21068)",
+        "vLLM #21068",
+        "InputBatch shows the adapters of its requests, and Model Runner V2 maps them to all logits",
+    ),
+    Seam(
+        "connector",
+        "vllm.distributed.kv_transfer.kv_transfer_state._KV_CONNECTOR_AGENT (None while a draft step runs)",
+        "attention layers call the KV connector after every forward, for K/V that are not there to stay too",
+        "none",
+        "a forward context can say that a pass is no business of the connector's",
+    ),
+    Seam(
+        "faults",
+        "GPUModelRunner.sample_tokens (a count `std_faults` goes with its ModelRunnerOutput); get_tp_group().cpu_group "
+        "(a barrier, after a fault only)",
+        "a speculator has no way to tell the scheduler anything but tokens",
+        "none",
+        "ModelRunnerOutput carries what a speculator adds",
     ),
     Seam(
         "lab",

@@ -1,9 +1,9 @@
-"""What a request may say of std: `vllm_xargs: {"std": false}` in the OpenAI API, `extra_args` in SamplingParams.
-
-A client can only switch std off, for its own request.
+"""What a request may say: what it may to plain vLLM, and `vllm_xargs: {"std": false}` in the OpenAI API (`extra_args` in
+SamplingParams), which leaves std out for this request alone.
 """
 
 from vllm.exceptions import VLLMValidationError
+from vllm.sampling_params import SamplingParams
 from vllm.v1.engine.input_processor import InputProcessor
 
 from vllm_std import seams
@@ -32,6 +32,13 @@ def _validate_params(plain, self, params, *args, **kwargs):
     return plain(self, params, *args, **kwargs)
 
 
+def _validate_spec_decode(plain, self, speculative_config, *args, **kwargs):
+    """min_p and logit_bias, which vLLM refuses with drafts, because Model Runner V1 had to; V2 verifies with them."""
+    if getattr(speculative_config, "method", None) != "std":
+        plain(self, speculative_config, *args, **kwargs)
+
+
 def install() -> None:
     """Answer a request that says nonsense of std at once. Safe to call any number of times."""
+    seams._wrap(SamplingParams, "_validate_spec_decode", _validate_spec_decode)
     seams._wrap(InputProcessor, "_validate_params", _validate_params)
