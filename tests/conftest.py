@@ -16,6 +16,7 @@ if shutil.which("nvidia-smi") is None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest  # noqa: E402
+import support  # noqa: E402
 import torch  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,6 +24,20 @@ SIGN_MODEL = ROOT / "scripts/demo_model/tiny-sign-vlm"
 sys.path.insert(0, str(SIGN_MODEL.parent))  # sign_video
 SMOLLM2 = ROOT / ".cache/smollm2"
 MODELS = ROOT / ".cache/test_models"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--support", metavar="FILE", help="write what the tests show to be supported to a JSON file")
+
+
+def pytest_configure(config):
+    path = config.getoption("--support")
+    if path and not hasattr(config, "workerinput"):  # where pytest-xdist has workers, what they report arrives here
+        config.pluginmanager.register(support.Support(path))
+
+
+def pytest_collection_modifyitems(items):
+    support.mark(items)
 
 
 class Engines:

@@ -58,7 +58,7 @@ def test_the_prefix_cache_can_be_reset(engines, plain, models):
 @pytest.mark.fast
 @pytest.mark.supports("sleep and wake (contents of a sleeping cache lost, simulated)")
 def test_a_cache_that_lost_its_contents_starts_afresh(engines, plain, models):
-    """As after sleeping: vLLM drops what the KV cache held and resets the prefix cache; what std keeps of it is stale."""
+    """As after sleeping: vLLM drops what the cache held and resets the prefix cache; what std keeps of it is stale."""
     expected = plain(models("llama"), FAMILY)
     llm = engines(models("llama"), std())
     llm.reset_prefix_cache()

@@ -34,6 +34,7 @@ def loaded(llm) -> int:
     return hits
 
 
+@pytest.mark.supports("KV connectors: OffloadingConnector (copies on the host), ExampleConnector")
 @pytest.mark.parametrize("connector", [offloading, shared_storage])
 def test_requests_go_on_from_loaded_blocks(engines, plain, models, tmp_path, connector):
     """Asked again without the prefix cache, and, as a conversation, with the answer in the prompt."""
@@ -53,10 +54,15 @@ def test_requests_go_on_from_loaded_blocks(engines, plain, models, tmp_path, con
     assert greedy(llm, longer) == expected_longer
 
 
+@pytest.mark.supports(
+    "KV connectors: OffloadingConnector (copies on the host), ExampleConnector", "preemption and recompute"
+)
 def test_preempted_requests_come_back_from_the_host(engines, plain, models, tmp_path):
     prompts = token_prompts([200, 220, 240, 260], seed=4)
     expected = plain(models("llama"), prompts, 120)
-    llm = engines(models("llama"), std(), kv_transfer_config=offloading(tmp_path), num_gpu_blocks_override=20, max_model_len=512)
+    llm = engines(
+        models("llama"), std(), kv_transfer_config=offloading(tmp_path), num_gpu_blocks_override=20, max_model_len=512
+    )
     before = HostWorker.loaded
     assert greedy(llm, prompts, 120) == expected
     (preemptions,) = [m.value for m in llm.get_metrics() if m.name == "vllm:num_preemptions"]

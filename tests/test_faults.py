@@ -76,6 +76,7 @@ NAMES = [
 ]  # fmt: skip
 
 
+@pytest.mark.supports("faults of std's own")
 @pytest.mark.parametrize("name", NAMES)
 def test_a_fault_costs_no_request_and_no_token(engine, monkeypatch, no_rest, errors, name):
     llm, expected = engine
@@ -97,6 +98,7 @@ def test_a_fault_costs_no_request_and_no_token(engine, monkeypatch, no_rest, err
     assert after.accepted > 0
 
 
+@pytest.mark.supports("faults of std's own")
 @pytest.mark.parametrize("method", ["begin", "fill"])
 def test_a_round_that_always_fails_is_plain_decoding(engine, monkeypatch, method):
     """Drafting rests, each time twice as long: so the steps that verify nothing become rare."""
@@ -111,7 +113,9 @@ def test_a_round_that_always_fails_is_plain_decoding(engine, monkeypatch, method
     assert 2 <= broken.raised <= 8
 
 
-@pytest.mark.parametrize("params", [dict(temperature=0.8), dict(temperature=1.0, top_k=3), dict(temperature=0)], ids=str)
+@pytest.mark.parametrize(
+    "params", [dict(temperature=0.8), dict(temperature=1.0, top_k=3), dict(temperature=0)], ids=str
+)
 def test_drafts_of_a_failed_round_are_drawn_with_certainty(engine, monkeypatch, no_rest, params):
     """What verification takes for their distribution is what they were drawn from: else sampling would be biased."""
     llm, _ = engine

@@ -5,8 +5,6 @@ import copy
 import pytest
 import torch
 from conftest import Acceptance, draft_lengths, greedy, runner_of, speculator_of, std, token_prompts
-from vllm import SamplingParams
-from vllm.sampling_params import StructuredOutputsParams
 
 from vllm_std.seams import worker
 
@@ -179,13 +177,3 @@ def test_a_round_without_drafts_is_plain_decoding(engine, monkeypatch):
     with Acceptance(llm) as seen:
         assert greedy(llm, PROMPTS) == expected
     assert turns.count(0) > 5 and seen.drafted > 0
-
-
-def test_structured_output_is_plain_vllms(engines, models):
-    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
-    params = SamplingParams(temperature=0, max_tokens=40, structured_outputs=StructuredOutputsParams(json=schema))
-    answers = []
-    for config in (None, std()):
-        out = engines(models("llama"), config).generate(PROMPTS[:2], params, use_tqdm=False)
-        answers.append([list(o.outputs[0].token_ids) for o in out])
-    assert answers[0] == answers[1]

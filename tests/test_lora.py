@@ -32,6 +32,7 @@ def expected(engines, models, adapters):
     return with_adapters, without
 
 
+@pytest.mark.supports("LoRA, in draft and verify alike")
 def test_a_batch_of_adapters(engines, models, adapters, expected):
     llm = engines(models("llama"), std(), **LORA)
     with Acceptance(llm) as seen:
@@ -40,6 +41,7 @@ def test_a_batch_of_adapters(engines, models, adapters, expected):
     assert answers(llm, None) == expected[1]
 
 
+@pytest.mark.supports("LoRA, in draft and verify alike")
 def test_draft_steps_have_the_adapter_of_their_request(engines, models, adapters, expected):
     """With a mask that keeps everything, only a wrong adapter could cost a draft."""
     llm = engines(models("llama"), std(top_k=1024), **LORA)

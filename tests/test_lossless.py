@@ -49,6 +49,7 @@ def test_a_budget_so_small_that_most_drafts_are_rejected(engines, plain, models)
     assert seen.rate < 0.5
 
 
+@pytest.mark.supports("text models: Llama, Qwen2, Qwen3 architectures")
 @pytest.mark.parametrize("name", SUPPORTED_TEXT)
 def test_text_models(engines, plain, models, name):
     expected = plain(models(name), MIXED)
@@ -59,6 +60,7 @@ def test_text_models(engines, plain, models, name):
     assert seen.rate == 1.0, "a mask that keeps everything drafts what the target says"
 
 
+@pytest.mark.supports("video models: Qwen2-VL, Qwen2.5-VL, LLaVA-OneVision architectures")
 @pytest.mark.parametrize("name", SUPPORTED_VIDEO)
 def test_video_models(engines, plain, models, name):
     """M-RoPE (Qwen2-VL, Qwen2.5-VL) and plain positions (LLaVA-OneVision): a wrong draft position would cost drafts."""
@@ -71,6 +73,7 @@ def test_video_models(engines, plain, models, name):
     assert seen.rate == 1.0
 
 
+@pytest.mark.supports("trained models: SmolLM2-135M, the bundled video model")
 def test_trained_text_model(engines, plain):
     """SmolLM2-135M on real text."""
     text = (SIGN_MODEL.parent / "sign_video.py").read_text()
@@ -82,6 +85,7 @@ def test_trained_text_model(engines, plain):
     assert seen.rate > 0.5
 
 
+@pytest.mark.supports("trained models: SmolLM2-135M, the bundled video model")
 @pytest.mark.parametrize("policy", POLICIES)
 def test_trained_video_model(engines, plain, policy):
     video = SignVideo(scenes=60, seed=3)
@@ -94,6 +98,7 @@ def test_trained_video_model(engines, plain, policy):
     assert asked["answer"] in llm.get_tokenizer().decode(expected[0])
 
 
+@pytest.mark.supports("chunked prefill in tiny chunks", "batches of prefill and decode")
 @pytest.mark.fast
 @pytest.mark.parametrize("policy", ["verify", "text"])
 def test_chunked_prefill(engines, plain, models, policy):
@@ -103,6 +108,7 @@ def test_chunked_prefill(engines, plain, models, policy):
     assert greedy(llm, MIXED) == expected
 
 
+@pytest.mark.supports("prefix caching, on and off")
 @pytest.mark.fast
 @pytest.mark.parametrize("policy", ["verify", "text"])
 def test_prefix_cache_hits(engines, plain, models, policy):
@@ -122,6 +128,7 @@ def test_prefix_cache_hits(engines, plain, models, policy):
     assert cached >= answers - 32 * len(MIXED), "the answers themselves came from the cache"
 
 
+@pytest.mark.supports("async scheduling")
 @pytest.mark.fast
 def test_async_scheduling(engines, plain, models, monkeypatch):
     """The scheduler runs one step ahead of the worker, as it does by default on GPUs, where vLLM allows it."""
@@ -148,6 +155,7 @@ def test_async_scheduling(engines, plain, models, monkeypatch):
     assert seen.drafted == 0
 
 
+@pytest.mark.supports("preemption and recompute")
 def test_preempted_requests_resume(engines, plain, models):
     """A KV cache too small for the load: requests are preempted, recomputed and end with the same tokens."""
     prompts = token_prompts([200, 220, 240, 260], seed=4)
@@ -158,6 +166,7 @@ def test_preempted_requests_resume(engines, plain, models):
     assert preemptions[0] > 0
 
 
+@pytest.mark.supports("requests that end inside a draft")
 @pytest.mark.fast
 def test_requests_that_end_inside_a_draft(engines, plain, models):
     """Up to max_model_len, and at a stop token that comes in the middle of accepted drafts."""

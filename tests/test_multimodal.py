@@ -24,7 +24,7 @@ def video(frames: int, seed: int) -> tuple:
 
 
 def conversation(llm) -> list[list[int]]:
-    """Token ids of each answer: a video, then an image, then two more videos, each turn with all that was said before."""
+    """Token ids of each answer: a video, an image, then two more videos, each turn with all that was said before."""
     said, media, answers = "", {"video": [], "image": []}, []
     for question, new in (
         (VIDEO + "What happens?", {"video": [video(12, 0)]}),
@@ -71,7 +71,10 @@ def test_questions_about_two_videos_at_once(engines):
     room = dict(max_model_len=2048, max_num_batched_tokens=2048)
     params = SamplingParams(temperature=0, max_tokens=110)
     told = [
-        [out.outputs[0].text for out in engines(SIGN_MODEL, config, **room).generate(both + single, params, use_tqdm=False)]
+        [
+            out.outputs[0].text
+            for out in engines(SIGN_MODEL, config, **room).generate(both + single, params, use_tqdm=False)
+        ]
         for config in (None, std(top_k=160, num_speculative_tokens=5))
     ]
     assert told[0] == told[1]

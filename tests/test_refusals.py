@@ -16,6 +16,7 @@ REASONS = {
 pytestmark = pytest.mark.fast
 
 
+@pytest.mark.supports("refused at start-up: sliding-window, hybrid, MLA, Mamba, encoder-decoder models")
 @pytest.mark.parametrize("name", REFUSED)
 def test_models_the_mask_cannot_apply_to(models, name):
     assert EngineArgs(model=str(models(name))).create_engine_config(), "plain vLLM takes it"

@@ -41,6 +41,18 @@ REQUESTS = {
     "JSON object": dict(structured_outputs=StructuredOutputsParams(json_object=True), ignore_eos=False),
     "no drafts for it": dict(extra_args={"std": False}),
 }
+SHOWS = {
+    "requests that end inside a draft": ["max_tokens 1", "max_tokens 2", "max_tokens 6", "EOS", "EOS after min_tokens",
+                                         "stop token", "stop strings"],
+    "penalties": ["presence penalty", "frequency penalty", "repetition penalty"],
+    "logit bias, allowed tokens, bad words": ["logit bias", "allowed tokens", "bad words"],
+    "min-p": ["min-p"],
+    "logprobs and prompt_logprobs": ["logprobs", "prompt_logprobs"],
+    "n > 1 and seeds": ["n = 3"],
+    "structured outputs (xgrammar)": ["JSON schema", "regex", "choice", "grammar", "JSON object"],
+    "leaving std out for one request": ["no drafts for it"],
+}  # fmt: skip
+FEATURE = {name: feature for feature, names in SHOWS.items() for name in names}
 CHANGES_NOTHING = {"nothing more", "min-p", "logprobs", "prompt_logprobs", "n = 3", "no drafts for it"}
 
 
@@ -70,13 +82,19 @@ def completions(outputs) -> list:
     return [(c.token_ids, c.text, c.finish_reason, c.stop_reason) for out in outputs for c in out.outputs]
 
 
-@pytest.mark.parametrize("name", REQUESTS)
+def each_request():
+    for name in REQUESTS:
+        yield pytest.param(name, marks=pytest.mark.supports(FEATURE[name]) if name in FEATURE else ())
+
+
+@pytest.mark.parametrize("name", each_request())
 def test_tokens_text_and_the_reason_to_end_are_plain_vllms(expected, got, name):
     assert completions(got[name]) == completions(expected[name])
     same = [c[0] for c in completions(expected[name])] == [c[0] for c in completions(expected["nothing more"])]
     assert same == (name in CHANGES_NOTHING) or name == "n = 3", "what was asked for made a difference"
 
 
+@pytest.mark.supports("logprobs and prompt_logprobs")
 @pytest.mark.parametrize("name", ["logprobs", "prompt_logprobs"])
 def test_logprobs_are_plain_vllms(expected, got, name):
     for ours, theirs in zip(got[name], expected[name]):
@@ -93,6 +111,7 @@ def test_logprobs_are_plain_vllms(expected, got, name):
                 assert our[token].rank == their[token].rank
 
 
+@pytest.mark.supports("n > 1 and seeds")
 def test_seeds_give_the_same_answer_again(engines, models, got):
     """Alone, and in a batch with others; and n answers to one prompt differ."""
     llm = engines(models("llama"), std(), max_num_seqs=16, max_model_len=512)

@@ -1,5 +1,6 @@
 """`vllm serve` with std as its users meet it: a video over the OpenAI API, streamed; metrics; a refusal at start-up."""
 
+import json
 import subprocess
 import sys
 
@@ -16,11 +17,12 @@ from demo import answer, counters, serve  # noqa: E402
 def server(tmp_path_factory):
     log = tmp_path_factory.mktemp("server") / "log"
     flags = ["--speculative-method", "std", "--speculative-config.top_k", "160", "--speculative-config.recent", "32"]
-    flags += ["--speculative-config.adaptive", "false"]
+    flags += ["--speculative-config.adaptive", "false", "--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
         patch.setenv("VLLM_LOGGING_LEVEL", "INFO")
         patch.setenv("VLLM_LOG_STATS_INTERVAL", "2")
+        patch.setenv("VLLM_SERVER_DEV_MODE", "1")
         with serve(str(SIGN_MODEL), log, *flags) as url:
             yield url, log
 
@@ -58,6 +60,51 @@ def test_a_request_can_opt_out_of_drafting(server):
     assert texts[0]["choices"][0]["message"] == texts[1]["choices"][0]["message"]
     assert drafted[0] == 0 < drafted[1]
     assert reply.status_code == 400 and "std='no' is neither true nor false" in reply.text
+
+
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "look",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "scenes": {"type": "array", "items": {"type": "integer"}, "maxItems": 6},
+                "where": {"enum": ["upper left", "lower right"]},
+            },
+            "required": ["scenes", "where"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+@pytest.mark.supports("tool calls")
+def test_a_tool_call_is_plain_decodings(server):
+    """Its arguments are held to their schema by xgrammar, whatever the drafts were."""
+    url, _ = server
+    asked = {"model": "demo", "messages": [{"role": "user", "content": "Look at scenes 1 to 6."}], "temperature": 0}
+    asked |= {"max_tokens": 120, "tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "look"}}}
+    calls, drafted = [], []
+    for said in (False, True):
+        before = counters(url)["spec_decode_num_draft_tokens_total"]
+        reply = requests.post(f"{url}/v1/chat/completions", json=asked | {"vllm_xargs": {"std": said}}, timeout=120)
+        drafted.append(counters(url)["spec_decode_num_draft_tokens_total"] - before)
+        (call,) = reply.json()["choices"][0]["message"]["tool_calls"]
+        calls.append(call["function"])
+    assert calls[0] == calls[1] and drafted[0] == 0 < drafted[1]
+    assert json.loads(calls[1]["arguments"])["where"] in ("upper left", "lower right")
+
+
+@pytest.mark.supports("/reset_prefix_cache")
+def test_the_prefix_cache_is_reset_between_requests(server):
+    url, _ = server
+    asked = {"model": "demo", "prompt": "Scene " * 100, "temperature": 0, "max_tokens": 12, "ignore_eos": True}
+    texts = []
+    for _ in range(2):
+        texts.append(requests.post(f"{url}/v1/completions", json=asked, timeout=120).json()["choices"][0]["text"])
+        assert requests.post(f"{url}/reset_prefix_cache", timeout=30).status_code == 200
+    assert texts[0] == texts[1]
 
 
 def test_one_line_says_what_std_will_do(server):

@@ -34,6 +34,7 @@ def decoded(llm) -> tuple:
     return tokens, seen.drafted, seen.accepted
 
 
+@pytest.mark.supports("attention backend TRITON_ATTN (its kernels interpreted)")
 def test_drafts_are_those_of_another_backend(engines, models, triton_attention, monkeypatch):
     """The same tokens, drafts and accepted drafts; metadata is updated in place from step to step."""
     plain = greedy(engines(models("llama"), None, **ROOM, **triton_attention), PROMPTS, TOKENS)

@@ -11,7 +11,7 @@ from vllm_std.steps import REASONS
 
 
 class StdProm:
-    """Metrics of all engines of a front end, with vLLM's labels; `observe` takes what `StepStats.take` gave, and `faults`."""
+    """Metrics of all engines of a front end, with vLLM's labels; `observe` takes what `stats.attach` sent."""
 
     def __init__(self, model_name: str, engine_indexes: list[int], longest: int):
         self.labels = {index: [model_name, str(index)] for index in engine_indexes}

@@ -206,14 +206,17 @@ class StdSpeculator(TargetAsDraft):
         """The target's forward, one token per request, as its runner calls it."""
         if attn_metadata is not None:
             attn_metadata = worker.mask_metadata(attn_metadata, dict(zip(self.layers, self.selector.tables)))
-        with worker.connector_muted(), worker.set_forward_context(
-            attn_metadata,
-            self.vllm_config,
-            num_tokens=num_tokens,
-            cudagraph_runtime_mode=cudagraph_runtime_mode,
-            num_tokens_across_dp=num_tokens_across_dp,
-            slot_mapping=slot_mappings,
-            batch_descriptor=worker.BatchDescriptor(num_tokens=num_tokens),
+        with (
+            worker.connector_muted(),
+            worker.set_forward_context(
+                attn_metadata,
+                self.vllm_config,
+                num_tokens=num_tokens,
+                cudagraph_runtime_mode=cudagraph_runtime_mode,
+                num_tokens_across_dp=num_tokens_across_dp,
+                slot_mapping=slot_mappings,
+                batch_descriptor=worker.BatchDescriptor(num_tokens=num_tokens),
+            ),
         ):
             input_ids, embeds = self.input_buffers.input_ids[:num_tokens], None
             if self.inputs_embeds is not None:

@@ -3,7 +3,16 @@
 from collections import Counter
 from typing import Any
 
-REASONS = ("on", "probe", "fixed", "blind", "cost", "acceptance", "idle", "fault")  # why a step drafts as much as it does
+REASONS = (
+    "on",
+    "probe",
+    "fixed",
+    "blind",
+    "cost",
+    "acceptance",
+    "idle",
+    "fault",
+)  # why a step drafts as much as it does
 
 
 class StepStats:

@@ -76,7 +76,8 @@ LEDGER = (
     ),
     Seam(
         "requests",
-        "vllm.v1.engine.input_processor.InputProcessor._validate_params; SamplingParams._validate_spec_decode (passed over)",
+        "vllm.v1.engine.input_processor.InputProcessor._validate_params; SamplingParams._validate_spec_decode (passed "
+        "over)",
         "vllm_xargs reaches the scheduler unchecked, where an error would end the engine; and requests with min_p or "
         "logit_bias are refused with any speculative method, though Model Runner V2 verifies with both",
         "none",
@@ -131,8 +132,8 @@ LEDGER = (
         "adapters",
         "LoRAModelManager.set_adapter_mapping of the target (seen, and called for draft steps); GPUModelRunner.sample "
         "(calls it for each verified token before)",
-        "nothing tells a speculator the adapters of a batch; and Model Runner V2 maps them to one logit of each request, "
-        "where one that verifies drafts has more (Model Runner V1 had it mended in #21068)",
+        "nothing tells a speculator the adapters of a batch; and Model Runner V2 maps them to one logit of each "
+        "request, where one that verifies drafts has more (Model Runner V1 had it mended in #21068)",
         "vLLM #21068",
         "InputBatch shows the adapters of its requests, and Model Runner V2 maps them to all logits",
     ),

@@ -1,5 +1,5 @@
-"""What a request may say: what it may to plain vLLM, and `vllm_xargs: {"std": false}` in the OpenAI API (`extra_args` in
-SamplingParams), which leaves std out for this request alone.
+"""What a request may say: all that it may to plain vLLM, and that std is to be left out for it alone, with `vllm_xargs:
+{"std": false}` in the OpenAI API or `extra_args` in SamplingParams.
 """
 
 from vllm.exceptions import VLLMValidationError

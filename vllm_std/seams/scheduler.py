@@ -144,8 +144,8 @@ class Drafting:
         return super().update_from_output(scheduler_output, model_runner_output)
 
     def _note(self, faults: dict[str, int]) -> None:
-        """A round that failed may fail again, and costs a step that verifies nothing: so drafting rests, each time twice
-        as long."""
+        """A round that failed may fail again, and costs a step that verifies nothing: so drafting rests, each time
+        twice as long."""
         self.faults.counts.update(faults)
         if faults:
             self.resting, self.rest = self.rest, min(2 * self.rest, LONGEST_REST)

@@ -33,10 +33,10 @@ from vllm_std.selection.keys import KeyCache
 
 __all__ = [
     "Adapters", "Attention", "BatchDescriptor", "CUDAGraphMode", "DefaultModelState", "FullAttentionSpec",
-    "GPUModelRunner", "SpeculatorCudaGraphManager", "TargetDependentARSpeculator", "attention_layers", "build_slot_mappings_by_layer",
-    "connector_muted", "dispatch_cg_and_sync_dp", "find_keys", "limit_length", "mask_metadata", "observe_queries",
-    "only_group", "prepare_decode_inputs", "query_scale", "ranks_agree", "require_full_attention",
-    "requires_raw_input_tokens", "set_forward_context",
+    "GPUModelRunner", "SpeculatorCudaGraphManager", "TargetDependentARSpeculator", "attention_layers",
+    "build_slot_mappings_by_layer", "connector_muted", "dispatch_cg_and_sync_dp", "find_keys", "limit_length",
+    "mask_metadata", "observe_queries", "only_group", "prepare_decode_inputs", "query_scale", "ranks_agree",
+    "require_full_attention", "requires_raw_input_tokens", "set_forward_context",
 ]  # fmt: skip
 
 
@@ -111,7 +111,9 @@ class Adapters:
     def map(self, tokens: np.ndarray, padding: int = 0) -> None:
         """Until the next dense pass, run so many tokens of each request, [reqs], and then `padding` without one."""
         if self.manager is not None:
-            known = np.resize(self.ids, len(tokens)) if len(self.ids) else 0 * tokens  # a dummy pass says nothing of them
+            known = (
+                np.resize(self.ids, len(tokens)) if len(self.ids) else 0 * tokens
+            )  # a dummy pass says nothing of them
             ids = (*known.repeat(tokens).tolist(), *[0] * padding)
             self.plain(LoRAMapping(ids, ids, is_prefill=True))
 

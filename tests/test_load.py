@@ -1,0 +1,114 @@
+"""`vllm serve` with std under load and fault: mixed clients that come and go, and an engine killed in mid-request."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+
+import psutil
+import pytest
+import requests
+from conftest import ROOT, std
+
+sys.path.insert(0, str(ROOT / "scripts"))
+from demo import serve  # noqa: E402
+from soak import pool, server_process  # noqa: E402
+
+REQUESTS = 300
+BLOCKS = 18  # of 32 tokens: one request of the greatest length, or some four of the pool at once
+FLAGS = ["--max-model-len", "512", "--max-num-batched-tokens", "512", "--max-num-seqs", "16", "--seed", "0"]
+FLAGS += ["--num-gpu-blocks-override", str(BLOCKS)]
+STD = ["--speculative-config", json.dumps(std())]
+
+
+@pytest.fixture(autouse=True)
+def processes(monkeypatch):
+    """A server has its engine in a process of its own, and says what befalls it."""
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "INFO")
+
+
+@pytest.fixture(scope="module")
+def expected(engines, models) -> list[list[int]]:
+    """What plain vLLM answers to the pool, one request at a time."""
+    from vllm import SamplingParams
+
+    llm, answers = engines(models("llama")), []
+    for body in pool():
+        options = {name: value for name, value in body.items() if name != "prompt"}
+        prompt = {"prompt_token_ids": body["prompt"]}
+        (out,) = llm.generate(prompt, SamplingParams(**options), use_tqdm=False)
+        answers.append(list(out.outputs[0].token_ids))
+    engines.close()
+    return answers
+
+
+def test_under_load_answers_are_plain_vllms_and_nothing_is_left_behind(expected, models, tmp_path):
+    answers = tmp_path / "expected.json"
+    answers.write_text(json.dumps(expected))
+    with serve(str(models("llama")), tmp_path / "log", *FLAGS, *STD) as url:
+        command = [sys.executable, ROOT / "scripts/soak.py", "--url", url, "--expect", answers]
+        done = subprocess.run([*command, "--requests", str(REQUESTS)], capture_output=True, text=True, timeout=700)
+        print(done.stdout)
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    summary = json.loads(done.stdout)
+    assert summary["num_failures"] == 0 and set(summary["grown_mib"]) == {"server", "engine"}
+    total = {
+        name: sum(phase[name] for phase in summary["phases"]) for name in summary["phases"][0] if name != "rss_mib"
+    }
+    assert total["requests"] == REQUESTS and total["errors"] == 0
+    assert min(total["disconnects"], total["refused"], total["preemptions"]) > 20
+    assert 0 < total["accepted"] < total["drafted"]
+
+
+def ask(url: str, max_tokens: int) -> requests.Response:
+    body = {"model": "demo", "prompt": [7] * 40, "max_tokens": max_tokens, "temperature": 0, "ignore_eos": True}
+    return requests.post(f"{url}/v1/completions", json=body, timeout=60)
+
+
+def engine_of(server: psutil.Process) -> psutil.Process:
+    (engine,) = [child for child in server.children(recursive=True) if "EngineCore" in child.name()]
+    return engine
+
+
+def killed_in_mid_request(url: str) -> tuple[int, str, bool]:
+    """What a client sees of it (status, type of error), and whether the server ended by itself with an error."""
+    server, replies = server_process(url), []
+    client = threading.Thread(target=lambda: replies.append(ask(url, 400)))
+    client.start()
+    wait_for(lambda: " 1.0" in running(url))
+    engine_of(server).kill()
+    client.join(60)
+    (reply,) = replies
+    return reply.status_code, reply.json()["error"]["type"], ended(server)
+
+
+def running(url: str) -> str:
+    text = requests.get(f"{url}/metrics", timeout=10).text
+    return next(line for line in text.splitlines() if line.startswith("vllm:num_requests_running"))
+
+
+def ended(server: psutil.Process) -> bool:
+    """Whether it is gone within a minute, with a status that says so. The test is its parent."""
+    return server.wait(60) not in (0, None)
+
+
+def wait_for(condition) -> None:
+    for _ in range(200):
+        if condition():
+            return
+        time.sleep(0.02)
+    raise AssertionError("it did not happen")
+
+
+def test_a_killed_engine_is_reported_as_by_plain_vllm_and_a_restart_serves(models, tmp_path):
+    seen = []
+    for name, flags in {"plain": [], "std": STD}.items():
+        with serve(str(models("llama")), tmp_path / name, *FLAGS, *flags) as url:
+            seen.append(killed_in_mid_request(url))
+    assert seen[0] == seen[1]
+    status, _, failed = seen[1]
+    assert status >= 500 and failed
+    with serve(str(models("llama")), tmp_path / "again", *FLAGS, *STD) as url:
+        assert ask(url, 8).json()["usage"]["completion_tokens"] == 8
