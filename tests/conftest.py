@@ -163,6 +163,20 @@ def draft_lengths(llm, monkeypatch, turns: list[int]) -> list[int]:
     return asked
 
 
+def keep_async(monkeypatch) -> None:
+    """vLLM switches async scheduling off on CPU; not from now on."""
+    from vllm.platforms import current_platform
+
+    platform = type(current_platform)
+    update = platform.check_and_update_config
+
+    def check_and_update_config(_, vllm_config):
+        update(vllm_config)
+        vllm_config.scheduler_config.async_scheduling = True
+
+    monkeypatch.setattr(platform, "check_and_update_config", classmethod(check_and_update_config))
+
+
 @pytest.fixture(scope="session")
 def plain(engines):
     """plain(model, prompts, max_tokens, **engine options): greedy tokens of vLLM without std, computed once."""

@@ -1,10 +1,9 @@
 """Greedy tokens with std equal plain vLLM's, in float32, whatever the policy, draft length, budget or prompt."""
 
 import pytest
-from conftest import SIGN_MODEL, SMOLLM2, Acceptance, draft_lengths, greedy, std, token_prompts
+from conftest import SIGN_MODEL, SMOLLM2, Acceptance, draft_lengths, greedy, keep_async, std, token_prompts
 from sign_video import SignVideo
 from tiny_models import SUPPORTED_TEXT, SUPPORTED_VIDEO, noise_video, video_prompt
-from vllm.platforms import current_platform
 
 MIXED = token_prompts([45, 300, 1, 620, 97])
 POLICIES = ["verify", "exact", "text", "streaming", "random"]
@@ -133,14 +132,7 @@ def test_prefix_cache_hits(engines, plain, models, policy):
 def test_async_scheduling(engines, plain, models, monkeypatch):
     """The scheduler runs one step ahead of the worker, as it does by default on GPUs, where vLLM allows it."""
     expected = plain(models("llama"), MIXED)
-    platform = type(current_platform)
-    update = platform.check_and_update_config
-
-    def keep_async(_, vllm_config):
-        update(vllm_config)
-        vllm_config.scheduler_config.async_scheduling = True
-
-    monkeypatch.setattr(platform, "check_and_update_config", classmethod(keep_async))
+    keep_async(monkeypatch)
     llm = engines(models("llama"), std(), async_scheduling=True)
     assert type(llm.llm_engine.engine_core.engine_core.scheduler).__name__ == "AsyncStdScheduler"
     with Acceptance(llm) as seen:

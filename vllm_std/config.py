@@ -72,7 +72,7 @@ class StdConfig(SpeculativeConfig):
         unknown = sorted(set(given) - {"method", *cls.OPTIONS})
         if unknown:
             raise ValueError(
-                f"speculative method 'std' has no option {unknown[0]}={given[unknown[0]]!r}; it has "
+                f"speculative method 'std' has no option {bare(unknown[0])}={shown(given[unknown[0]])}; it has "
                 f"{', '.join(cls.OPTIONS)}."
             )
         return cls(**given, target_model_config=target_model_config, target_parallel_config=target_parallel_config)
@@ -85,10 +85,10 @@ class StdConfig(SpeculativeConfig):
         limit = self.target_model_config.max_model_len
         if self.top_k is None:
             self.top_k = min(DEFAULT_TOP_K, limit)
-        if self.top_k > limit:
-            raise ValueError(
-                f"top_k={self.top_k} is more than max_model_len={limit}; use a top_k of at most {limit} tokens."
-            )
+        for option in ("num_speculative_tokens", "top_k", "top_k_floor", "refresh", "sink", "recent"):
+            value = getattr(self, option)
+            if value is not None and value > limit:
+                raise ValueError(f"{option}={shown(value)} is more than max_model_len={limit}; use at most {limit}.")
         share = isinstance(self.top_k, float)
         _refuse("top_k_floor", self.top_k_floor, not share, "give top_k as a share of the context, such as 0.05")
         if share and self.top_k_floor is None:
@@ -97,6 +97,9 @@ class StdConfig(SpeculativeConfig):
         _refuse("refresh", self.refresh, fixed and self.refresh != 1, "use selection verify, exact or random")
         unscored = self.selection in ("streaming", "random")
         _refuse("coverage", self.coverage, unscored, "use selection verify, exact or text")
+        for option in ("synthetic_acceptance_rates", "synthetic_acceptance_length"):
+            real = self.rejection_sample_method != "synthetic"
+            _refuse(option, getattr(self, option), real, "use rejection_sample_method synthetic")
 
     def mask_shape(self, block_size: int) -> MaskShape:
         """Raises ValueError where blocks of so many tokens leave none to choose."""
@@ -137,14 +140,16 @@ class StdConfig(SpeculativeConfig):
     def _tokens_or_share(cls, value: Any) -> int | float:
         whole, share = type(value) is int and value >= 1, type(value) is float and 0 < value <= 1
         if not (whole or share):
-            raise ValueError(f"top_k={value!r} is neither a whole number of tokens >= 1 nor a share, 0 < top_k <= 1.0.")
+            raise ValueError(
+                f"top_k={shown(value)} is neither a whole number of tokens >= 1 nor a share, 0 < top_k <= 1.0."
+            )
         return value
 
     @field_validator("coverage", mode="before")
     @classmethod
     def _share(cls, value: Any) -> float | None:
         if value is not None and not (type(value) is float and 0 < value < 1):
-            raise ValueError(f"coverage={value!r} is not a share of attention, 0 < coverage < 1.")
+            raise ValueError(f"coverage={shown(value)} is not a share of attention, 0 < coverage < 1.")
         return value
 
     @field_validator("num_speculative_tokens", "top_k_floor", "sink", "recent", "refresh", mode="before")
@@ -155,14 +160,14 @@ class StdConfig(SpeculativeConfig):
         least = 0 if info.field_name in ("sink", "recent", "top_k_floor") else 1
         if type(value) is not int or value < least:
             unit = "rounds" if info.field_name == "refresh" else "tokens"
-            raise ValueError(f"{info.field_name}={value!r} is not a whole number of {unit} >= {least}.")
+            raise ValueError(f"{info.field_name}={shown(value)} is not a whole number of {unit} >= {least}.")
         return value
 
     @field_validator("adaptive", "calibrate", mode="before")
     @classmethod
     def _switch(cls, value: Any, info) -> bool:
         if type(value) is not bool:
-            raise ValueError(f"{info.field_name}={value!r} is neither true nor false.")
+            raise ValueError(f"{info.field_name}={shown(value)} is neither true nor false.")
         return value
 
     @field_validator("selection", mode="before")
@@ -170,21 +175,59 @@ class StdConfig(SpeculativeConfig):
     def _known_policy(cls, value: Any) -> str:
         return _one_of("selection", value, get_args(SelectionPolicy))
 
+    @field_validator("draft_sample_method", mode="before")
+    @classmethod
+    def _known_sampling(cls, value: Any) -> str:
+        return _one_of("draft_sample_method", value, get_args(DraftSampleMethod))
+
+    @field_validator("synthetic_acceptance_rates", mode="before")
+    @classmethod
+    def _rates(cls, value: Any, info) -> list[float] | None:
+        length = info.data.get("num_speculative_tokens")
+        shares = type(value) in (list, tuple) and all(type(rate) in (int, float) and 0 <= rate <= 1 for rate in value)
+        if value is not None and not (shares and length in (None, len(value))):
+            raise ValueError(f"synthetic_acceptance_rates={shown(value)} is not a list of {length} numbers, 0 to 1.")
+        return value
+
+    @field_validator("synthetic_acceptance_length", mode="before")
+    @classmethod
+    def _mean_length(cls, value: Any, info) -> float | None:
+        most = info.data.get("num_speculative_tokens", 0) + 1
+        if value is not None and not (type(value) in (int, float) and 1 <= value <= most):
+            raise ValueError(
+                f"synthetic_acceptance_length={shown(value)} is not a number from 1 to num_speculative_tokens + 1."
+            )
+        return value
+
     @field_validator("rejection_sample_method", mode="before")
     @classmethod
     def _lossless(cls, value: Any) -> str:
         return _one_of("rejection_sample_method", value, ("standard", "block", "synthetic"))
 
 
+def shown(value: Any) -> str:
+    """A value as error messages show it: on one line, and short, whatever it is."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an endless number; a list in a list in a list ...
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= 80 else f"{text[:40]}...{text[-20:]}"
+
+
+def bare(name: Any) -> str:
+    """The name of an option that is not one, as error messages show it."""
+    return shown(name).strip("'\"")
+
+
 def _one_of(option: str, value: Any, known: tuple[str, ...]) -> str:
     if value not in known:
-        raise ValueError(f"{option}={value!r} is not known; use one of {', '.join(known)}.")
+        raise ValueError(f"{option}={shown(value)} is not known; use one of {', '.join(known)}.")
     return value
 
 
 def _refuse(option: str, value: Any, meaningless: bool, works: str) -> None:
     if meaningless and value is not None:
-        raise ValueError(f"{option}={value} has no effect with these options: {works}.")
+        raise ValueError(f"{option}={shown(value)} has no effect with these options: {works}.")
 
 
 FULL_ATTENTION = "use a decoder in which every layer attends to the full context (Llama, Qwen2, Qwen3, Qwen2-VL, ...)"

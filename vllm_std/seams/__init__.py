@@ -89,24 +89,36 @@ def _add_cli_args(plain, parser):
 
 
 def _create_speculative_config(plain, self, *args, **kwargs):
-    given = {key.replace("-", "_"): value for key, value in (self.speculative_config or {}).items()}
-    if "std" not in (self.spec_method, given.get("method")):
+    config = {} if self.speculative_config is None else self.speculative_config
+    if "std" not in (self.spec_method, config.get("method") if isinstance(config, dict) else None):
         return plain(self, *args, **kwargs)
     from vllm_std.config import StdConfig
 
     require_supported_version()
     flags = {"method": self.spec_method, "model": self.spec_model, "num_speculative_tokens": self.spec_tokens}
-    for key, value in flags.items():
-        if value is None:
-            continue
-        if given.get(key, value) != value:
-            raise ValueError(
-                f"speculative option {key} is given twice: {value!r} and {given[key]!r}; give one of them."
-            )
-        given[key] = value
+    given = _named(config, {key: value for key, value in flags.items() if value is not None})
     made = StdConfig.from_options(given, *args, **kwargs)
     _watch_frontend()
     return made
+
+
+def _named(*sources: dict) -> dict[str, Any]:
+    """All options of several sources by name. Raises ValueError for one that says two things."""
+    from vllm_std.config import bare, shown
+
+    given: dict[str, Any] = {}
+    for source in sources:
+        if not isinstance(source, dict):
+            raise ValueError(f'--speculative-config={shown(source)} is not a JSON object, such as {{"top_k": 1024}}.')
+        for key, value in source.items():
+            name = key.replace("-", "_") if isinstance(key, str) else bare(key)
+            before = given.setdefault(name, value)
+            if type(before) is not type(value) or before != value:
+                raise ValueError(
+                    f"speculative option {bare(name)} is given twice: {shown(before)} and {shown(value)}; "
+                    f"give one of them."
+                )
+    return given
 
 
 def _watch_frontend() -> None:

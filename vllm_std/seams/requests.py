@@ -7,6 +7,7 @@ from vllm.sampling_params import SamplingParams
 from vllm.v1.engine.input_processor import InputProcessor
 
 from vllm_std import seams
+from vllm_std.config import shown
 
 WORDS = {"false": False, "true": True}
 
@@ -21,8 +22,8 @@ def opts_out(params) -> bool:
     if isinstance(said, bool) or type(said) in (int, float) and said in (0, 1):
         return not said
     raise VLLMValidationError(
-        f'vllm_xargs std={value!r} is neither true nor false: {{"std": false}} decodes without drafts.',
-        parameter="vllm_xargs", value=value,
+        f'vllm_xargs std={shown(value)} is neither true nor false: {{"std": false}} decodes without drafts.',
+        parameter="vllm_xargs", value=shown(value),
     )  # fmt: skip
 
 
