@@ -30,7 +30,16 @@ def pytest_addoption(parser):
     parser.addoption("--support", metavar="FILE", help="write what the tests show to be supported to a JSON file")
 
 
+def look_for_overflow(yes: bool) -> None:
+    """Triton's interpreter takes a third longer when it looks for overflow; compiled kernels do not look at all."""
+    from triton.runtime import interpreter
+
+    interpreter.interpreter_builder.options = interpreter.InterpreterOptions(sanitize_overflow=yes)
+
+
 def pytest_configure(config):
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        look_for_overflow(False)
     path = config.getoption("--support")
     if path and not hasattr(config, "workerinput"):  # where pytest-xdist has workers, what they report arrives here
         config.pluginmanager.register(support.Support(path))
@@ -70,10 +79,12 @@ class Engines:
 
 
 @pytest.fixture(params=["interpret", "torch"])
-def way(request, monkeypatch) -> str:
+def way(request, monkeypatch):
     """Selection by its Triton kernels (interpreted on CPU), and by what stands in for them there."""
     monkeypatch.setattr("vllm_std.selection.keys.ON_CPU", request.param)
-    return request.param
+    look_for_overflow(request.param == "interpret")
+    yield request.param
+    look_for_overflow(False)
 
 
 @pytest.fixture(scope="session")
