@@ -85,6 +85,7 @@ def notes(two_ranks) -> list[tuple[dict, dict]]:
     return list(zip(ours, theirs))
 
 
+@pytest.mark.supports("tensor parallelism (two CPU processes)")
 def test_greedy_tokens_are_plain_vllms(two_ranks):
     llm, expected = two_ranks
     with Acceptance(llm) as seen:
@@ -125,3 +126,42 @@ def test_ranks_draft_and_verify_the_same_tokens(notes, what):
 def test_a_draft_asks_of_other_ranks_what_a_dense_pass_asks_and_selection_nothing(notes):
     for dense, drafting in (note["asked"] for ranks in notes for note in ranks):
         assert drafting == GAMMA * dense > 0
+
+
+def fail_once(worker, rank: int | None = None) -> None:
+    """In a rank, in all of them or one: the next selection but one raises."""
+    from vllm.distributed import get_tp_group
+
+    if rank not in (None, get_tp_group().rank_in_group):
+        return
+    selector, calls = worker.model_runner.speculator.selector, []
+    plain = selector.fill
+
+    def fill(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            selector.fill = plain
+            raise RuntimeError("injected")
+        plain(*args)
+
+    selector.fill = fill
+
+
+@pytest.mark.supports("faults of std's own")
+def test_a_fault_that_all_ranks_meet_costs_no_request(two_ranks):
+    llm, expected = two_ranks
+    llm.collective_rpc(fail_once)
+    with Acceptance(llm) as seen:
+        assert greedy(llm, LONG, TOKENS) == expected[: len(LONG)]
+    assert seen.accepted > 0
+    assert [m.value for m in llm.get_metrics() if m.name == "vllm:std_faults" and m.labels["where"] == "round"] == [1]
+
+
+@pytest.mark.supports("faults of std's own")
+def test_a_fault_of_one_rank_ends_the_engine_before_ranks_verify_different_drafts(two_ranks, engines):
+    """The last test of this engine."""
+    llm, _ = two_ranks
+    llm.collective_rpc(fail_once, args=(0,))
+    with pytest.raises(Exception, match="injected"):
+        greedy(llm, LONG, TOKENS)
+    engines.close()
