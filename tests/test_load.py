@@ -17,7 +17,7 @@ from demo import serve  # noqa: E402
 from soak import SLACK_MIB, pool, server_process  # noqa: E402
 
 REQUESTS = 300  # to each of two servers; two cores answer some four a second, their kernels interpreted
-BLOCKS = 18  # of 32 tokens: one request of the greatest length, or some four of the pool at once
+BLOCKS = 17  # of 32 tokens: one request of the greatest length, or some four of the pool at once
 FLAGS = ["--max-model-len", "512", "--max-num-batched-tokens", "512", "--max-num-seqs", "16", "--seed", "0"]
 FLAGS += ["--num-gpu-blocks-override", str(BLOCKS)]
 STD = ["--speculative-config", json.dumps(std())]

@@ -108,17 +108,17 @@ class Recorder:
     def __init__(self, llm, monkeypatch):
         self.chosen, self.drafts, self.accepted = [], [], []
         self.speculator = speculator_of(llm)
-        plain = self.speculator.propose
+        plain = self.speculator._round
         signature = inspect.signature(plain)
 
-        def propose(*args, **kwargs):
+        def round(*args, **kwargs):
             num_sampled = int(signature.bind(*args, **kwargs).arguments["num_sampled"][0])
             drafts = plain(*args, **kwargs)
             if num_sampled:  # else in the middle of the prompt
                 self.see(num_sampled, drafts[0].tolist())
             return drafts
 
-        monkeypatch.setattr(self.speculator, "propose", propose)
+        monkeypatch.setattr(self.speculator, "_round", round)
 
     def see(self, num_sampled: int, drafts: list[int]) -> None:
         if self.drafts:

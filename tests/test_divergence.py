@@ -1,0 +1,62 @@
+"""What scripts/divergence.py counts, on made-up answers, and that its stored runs and their summaries agree."""
+
+import json
+import sys
+
+import pytest
+from conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "scripts"))
+import divergence  # noqa: E402
+
+pytestmark = pytest.mark.fast
+STORED = sorted((ROOT / "scripts/results/divergence").glob("*.json"))
+
+
+def answers(*tokens: list[int], **more) -> dict:
+    """A cell; its second choice at each position is the next token id, one behind in logprob."""
+    candidates = [[[[token, -0.5], [token + 1, -1.5]] for token in answer] for answer in tokens]
+    return {"tokens": list(tokens), "logprobs": candidates, "drafted": 0, "accepted": 0} | more
+
+
+@pytest.mark.parametrize(
+    "ours, place",
+    [([1, 2, 3], None), ([9, 2, 3], 0), ([1, 2, 9], 2), ([1, 2], 2), ([1, 2, 3, 4], 3), ([9], 0), ([], 0)],
+    ids=str,
+)
+def test_a_parting_is_the_first_token_that_differs_or_is_missing(ours, place):
+    assert divergence.parting(ours, [1, 2, 3]) == place
+    assert divergence.parting([1, 2, 3], ours) == place
+
+
+def test_tokens_after_a_parting_do_not_count():
+    row = divergence.row(answers([1, 2, 3, 4], [1, 9, 7, 8], [5]), answers([1, 2, 3, 4], [1, 2, 3, 4], [5, 6]))
+    assert (row["prompts"], row["parted"], row["tokens"]) == (3, 2, 4 + 2 + 2)
+    assert row["per_1000"] == 250.0
+
+
+def test_the_interval_is_poissons():
+    """None seen in n tokens: at most 3.69 / n, as the tables say; 10 seen: 4.80 to 18.39."""
+    same = answers(*[[1] * 100] * 10)
+    assert divergence.row(same, same)["interval"] == [0.0, 3.69]
+    row = divergence.row(answers(*[[1] * 99 + [2]] * 10), same)
+    assert row["parted"] == 10 and row["interval"] == [4.8, 18.39]
+
+
+def test_the_gap_is_in_the_eyes_of_the_plain_engine():
+    ours, theirs = answers([1, 3], [8, 2], [1], drafted=8, accepted=6), answers([1, 2], [1, 2], [1, 2])
+    row = divergence.row(ours, theirs)
+    assert (row["gap_median"], row["gap_max"], row["gaps_unknown"]) == (1.0, 1.0, 1)
+    assert row["acceptance"] == 0.75 and row["parted"] == 3
+
+
+@pytest.mark.parametrize("file", STORED, ids=lambda file: file.name)
+def test_a_stored_run_and_its_summary_agree(file):
+    raw = json.loads(file.read_text())
+    assert divergence.summary(raw) == raw["summary"]
+    assert raw["summary"]["std, float32"]["parted"] == 0, "in float32 std does not part"
+    assert json.loads(divergence.dump(raw)) == raw
+
+
+def test_there_is_a_stored_run():
+    assert STORED
