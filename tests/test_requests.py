@@ -83,8 +83,9 @@ def completions(outputs) -> list:
 
 
 def each_request():
-    for name in REQUESTS:
-        yield pytest.param(name, marks=pytest.mark.supports(FEATURE[name]) if name in FEATURE else ())
+    return [
+        pytest.param(name, marks=pytest.mark.supports(FEATURE[name]) if name in FEATURE else ()) for name in REQUESTS
+    ]
 
 
 @pytest.mark.parametrize("name", each_request())
