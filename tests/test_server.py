@@ -85,7 +85,12 @@ def test_a_tool_call_is_plain_decodings(server):
     """Its arguments are held to their schema by xgrammar, which drops the drafts that do not keep to it."""
     url, _ = server
     asked = {"model": "demo", "messages": [{"role": "user", "content": "Look at scenes 1 to 6."}], "temperature": 0}
-    asked |= {"max_tokens": 200, "frequency_penalty": 2.0, "tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "look"}}}
+    asked |= {
+        "max_tokens": 200,
+        "frequency_penalty": 2.0,
+        "tools": [TOOL],
+        "tool_choice": {"type": "function", "function": {"name": "look"}},
+    }
     calls, drafted = [], []
     for said in (False, True):
         before = counters(url)["spec_decode_num_draft_tokens_total"]
