@@ -20,7 +20,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 SUPPORTED_TEXT = ("llama", "qwen2", "qwen3")
-SUPPORTED_VIDEO = ("qwen2_vl", "qwen2_5_vl", "llava_onevision")
+SUPPORTED_VIDEO = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava_onevision", "llava_next_video")
 REFUSED = ("mistral_sliding", "gemma3_text", "deepseek_v3", "mamba2", "jamba", "whisper")
 
 DEMO_MODEL = Path(__file__).parents[1] / "scripts" / "demo_model" / "tiny-sign-vlm"
@@ -29,6 +29,7 @@ VOCAB = 704
 IMAGE_TOKEN, VIDEO_TOKEN = 678, 679
 FRAME = 112  # pixels; 16 visual tokens for every two frames in Qwen2-VL and Qwen2.5-VL
 LLAVA_FRAME = 84  # LLaVA-OneVision resizes to this: 9 visual tokens for every frame, and one at the end
+NEXT_FRAME = 224  # LLaVA-NeXT-Video: 64 visual tokens for every frame; vLLM divides by zero below 196
 
 SPECIAL = dict(bos_token_id=666, eos_token_id=668, pad_token_id=666)
 DECODER = dict(
@@ -74,6 +75,32 @@ CONFIGS = {
             image_grid_pinpoints=[[LLAVA_FRAME, LLAVA_FRAME]],
         ),
     ),
+    "qwen3_vl": (
+        "Qwen3VLForConditionalGeneration",
+        dict(
+            QWEN_VL,
+            text_config=dict(
+                DECODER, num_hidden_layers=3, head_dim=32,
+                rope_parameters=dict(MROPE, mrope_section=[6, 5, 5], mrope_interleaved=True),
+            ),
+            vision_config=dict(
+                VISION, depth=3, hidden_size=64, intermediate_size=128, num_heads=2, out_hidden_size=128,
+                num_position_embeddings=64, deepstack_visual_indexes=[0, 1],
+            ),
+        ),
+    ),
+    "llava_next_video": (
+        "LlavaNextVideoForConditionalGeneration",
+        dict(
+            text_config=dict(DECODER, model_type="llama"),
+            vision_config=dict(
+                VISION, model_type="clip_vision_model", num_hidden_layers=2, hidden_size=64, intermediate_size=128,
+                num_attention_heads=2, image_size=NEXT_FRAME, projection_dim=64,
+            ),
+            image_token_index=IMAGE_TOKEN, video_token_index=VIDEO_TOKEN, tie_word_embeddings=False,
+            image_grid_pinpoints=[[NEXT_FRAME, NEXT_FRAME]],
+        ),
+    ),
     "mistral_sliding": ("MistralForCausalLM", dict(DECODER, sliding_window=64)),
     "gemma3_text": ("Gemma3ForCausalLM", dict(DECODER, num_hidden_layers=6, head_dim=32, sliding_window=64)),
     "deepseek_v3": (
@@ -102,6 +129,7 @@ CONFIGS = {
 
 QWEN_SIZE = dict(size=dict(shortest_edge=28 * 28, longest_edge=FRAME * FRAME))
 LLAVA_SIZE = dict(size=dict(height=LLAVA_FRAME, width=LLAVA_FRAME))
+NEXT_SIZE = dict(size=dict(shortest_edge=NEXT_FRAME), crop_size=dict(height=NEXT_FRAME, width=NEXT_FRAME))
 PREPROCESSORS = {
     "qwen2_vl": {
         "preprocessor_config": dict(QWEN_SIZE, image_processor_type="Qwen2VLImageProcessor"),
@@ -118,6 +146,23 @@ PREPROCESSORS = {
         "processor_config": dict(
             processor_class="LlavaOnevisionProcessor", image_token="<|image_pad|>", video_token="<|video_pad|>",
             num_image_tokens=(LLAVA_FRAME // 14) ** 2, vision_feature_select_strategy="full",
+        ),
+    },
+    "qwen3_vl": {
+        "preprocessor_config": dict(QWEN_SIZE, image_processor_type="Qwen2VLImageProcessor"),
+        "video_preprocessor_config": dict(
+            size=dict(shortest_edge=28 * 28, longest_edge=FRAME * FRAME * 64),  # of a whole video
+            video_processor_type="Qwen3VLVideoProcessor", patch_size=14, temporal_patch_size=2, merge_size=2,
+        ),
+    },
+    "llava_next_video": {
+        "preprocessor_config": dict(
+            NEXT_SIZE, image_processor_type="LlavaNextImageProcessor", image_grid_pinpoints=[[NEXT_FRAME, NEXT_FRAME]]
+        ),
+        "video_preprocessor_config": dict(NEXT_SIZE, video_processor_type="LlavaNextVideoVideoProcessor"),
+        "processor_config": dict(
+            processor_class="LlavaNextVideoProcessor", image_token="<|image_pad|>", video_token="<|video_pad|>",
+            patch_size=14, vision_feature_select_strategy="default",
         ),
     },
 }  # fmt: skip
@@ -207,7 +252,7 @@ def video_prompt(name: str, frames: np.ndarray) -> dict:
         "video_backend": "opencv",
         "do_sample_frames": False,
     }
-    video = "<|video_pad|>" if name == "llava_onevision" else "<|vision_start|><|video_pad|><|vision_end|>"
+    video = "<|video_pad|>" if name.startswith("llava") else "<|vision_start|><|video_pad|><|vision_end|>"
     return {
         "prompt": f"<|im_start|>user\n{video}What happens in the video?<|im_end|>\n<|im_start|>assistant\n",
         "multi_modal_data": {"video": [(frames, metadata)]},
