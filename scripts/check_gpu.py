@@ -75,9 +75,8 @@ def main() -> None:
             text == question["answer"] for text, (_, question) in zip(results[name]["texts"], asked)
         )
         results[name]["equal"] = sum(a == b for a, b in zip(results[name]["texts"], results["plain"]["texts"]))
-    print(
-        f"\n{len(prompts)} answers, gamma {GAMMA}, top_k {TOP_K} of {videos[0].visual_tokens} visual tokens, {args.dtype}"
-    )
+    of = f"top_k {TOP_K} of {videos[0].visual_tokens} visual tokens"
+    print(f"\n{len(prompts)} answers, gamma {GAMMA}, {of}, {args.dtype}")
     print(f"{'':16} {'right':>6} {'= plain':>8} {'drafted':>8} {'accepted':>9} {'rate':>6} {'s':>7}")
     for name, r in results.items():
         rate = f"{r['accepted'] / r['drafted']:.3f}" if r["drafted"] else "-"

@@ -26,7 +26,7 @@ make_env() {
     cp "$cpu"/torchvision_cpu/* "$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')"
   fi
   say "installing vllm-std"
-  pip install -qq -e "$root[test,bench]"
+  pip install -qq -e "$root[test,bench,lint]"
   env_stamp >"$venv/stamp"
 }
 

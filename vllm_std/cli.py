@@ -14,6 +14,7 @@ from vllm_std.plan import command as plan
 # In this process, because cells are switched inside the engine; set before anything imports vLLM.
 IN_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 DEFAULTS = {"VLLM_USE_V2_MODEL_RUNNER": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_LOGGING_STREAM": "ext://sys.stderr"}  # stdout is for the answer
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
@@ -111,6 +112,42 @@ def report(out: Annotated[Path, typer.Argument(help="folder of a run")], against
         _report(records, out, against)
     except ValueError as error:
         raise fail(error) from None
+
+
+CHECK_EPILOG = """
+Examples:
+
+    vllm-std check
+
+    vllm-std check --model Qwen/Qwen2.5-VL-7B-Instruct --engine '{"kv_cache_dtype": "fp8", "tensor_parallel_size": 2}'
+
+    vllm-std check --json && vllm serve MODEL --speculative-method std
+"""
+
+
+@app.command(epilog=CHECK_EPILOG)
+def check(
+    model: Annotated[str | None, typer.Option(help="folder or hub name; only its config is read")] = None,
+    engine: Annotated[str, typer.Option(help="arguments of vLLM, as JSON: '{\"max_model_len\": 32768}'")] = "{}",
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON, and nothing else")] = False,
+) -> None:
+    """Say whether std would start here: vLLM's version, the seams, the device, and what would be refused and why.
+
+    Starts no engine and loads no weights. Exit status: 0 where std would start, 1 where it would not.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    from vllm_std import check as checks
+
+    try:
+        found = checks.check(model, _json(engine))
+    except ValueError as error:
+        raise fail(error) from None
+    if as_json:
+        typer.echo(json.dumps(checks.as_json(found), indent=1))
+    else:
+        _console(sys.stdout).print(checks.table(found))
+    raise typer.Exit(not checks.works(found))
 
 
 app.command(epilog=plan.EPILOG)(plan.plan)

@@ -45,7 +45,7 @@ class MaskShape:
         """
         sink_blocks, recent_blocks = cdiv(sink, block_size), cdiv(recent, block_size)
         share = top_k if isinstance(top_k, float) else 0.0
-        tokens = max(floor, cdiv(int(share * max_model_len * 1024), 1024)) if share else top_k
+        tokens = max(floor, cdiv(int(share * max_model_len * 1024), 1024)) if share else int(top_k)
         top = cdiv(tokens, block_size) - sink_blocks - recent_blocks
         if top < 1:
             least = (sink_blocks + recent_blocks + 1) * block_size

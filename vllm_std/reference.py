@@ -111,15 +111,15 @@ def attend(module, query, key, value, attention_mask, scaling=None, std_pass: Pa
     if std_pass is not None:
         std_pass.queries[module.layer_idx] = query[0].transpose(0, 1)
         std_pass.scales[module.layer_idx] = scaling
-        kept = std_pass.kept and std_pass.kept[module.layer_idx]
+        kept = std_pass.kept[module.layer_idx] if std_pass.kept else None
     if n == tokens:
         out = scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling, enable_gqa=True)
     elif query.is_cuda and std_pass is not None and n <= PAGED_QUERIES:
-        every = [range(math.ceil(tokens / std_pass.block_size))]
+        every = [list(range(math.ceil(tokens / std_pass.block_size)))]
         out = paged_attention(query, key, value, kept or every, std_pass.block_size, scaling)
     else:
         visible = torch.ones(n, tokens, dtype=torch.bool, device=query.device).tril(tokens - n)
-        if kept is not None:
+        if kept is not None and std_pass is not None:
             visible = visible & tokens_of(kept, tokens, std_pass.block_size).to(query.device)
             visible = visible.repeat_interleave(query.shape[1] // len(kept), dim=0)
         out = scaled_dot_product_attention(query, key, value, visible, scale=scaling, enable_gqa=True)
@@ -146,9 +146,9 @@ def paged_attention(query, key, value, kept: list[list[int]], block_size: int, s
     (_, kv_heads, tokens, head_size), n, group = key.shape, query.shape[2], query.shape[1] // key.shape[1]
     pages = math.ceil(tokens / block_size)
     unused = pages * block_size - tokens
-    table = [[head * pages + b for b in kept[head % len(kept)] if b < pages] for head in range(kv_heads)]
-    length = len(table[0]) * block_size - unused
-    table = torch.tensor(table, dtype=torch.int32, device=query.device)
+    rows = [[head * pages + b for b in kept[head % len(kept)] if b < pages] for head in range(kv_heads)]
+    length = len(rows[0]) * block_size - unused
+    table = torch.tensor(rows, dtype=torch.int32, device=query.device)
     mask = PagedMask.from_seqlens([n] * kv_heads, [length] * kv_heads, table, block_size, device=query.device)
     key, value = (
         pad(x[0], (0, 0, 0, unused)).view(1, -1, 1, head_size).expand(-1, -1, group, -1) for x in (key, value)
@@ -260,7 +260,8 @@ class Reference:
 
     def _prompt(self, inputs: dict[str, Tensor]) -> tuple[list[int], Pass]:
         """The first token, and the last gamma + 1 queries of the prompt."""
-        self.cache, self.prompt_scores, base = DynamicCache(), {}, self.model.base_model
+        self.cache, base = DynamicCache(), self.model.base_model
+        self.prompt_scores: dict[int, Tensor] = {}
         if hasattr(base, "rope_deltas"):  # M-RoPE: what the last video has left behind
             base.rope_deltas = None
         answers, seen = self._run(inputs)
@@ -289,7 +290,8 @@ class Reference:
         return Round(length, [[self._best(row, length) for row in score.tolist()] for score in scores], scores)
 
     def _scores(self, layer: int, seen: Pass, length: int) -> Tensor:
-        options, keys = self.options, self.cache.layers[layer].keys[0]
+        options = self.options
+        keys: Tensor = self.cache.layers[layer].keys[0]  # type: ignore[union-attr, index]
         if options.selection == "text" and layer in self.prompt_scores:
             return text(self.prompt_scores[layer], self.prompt_length, length, options)
         score = POLICIES[options.selection](seen.queries[layer], keys, seen.scales[layer], options)

@@ -28,7 +28,7 @@ class StdSpeculator(TargetAsDraft):
     def propose(self, input_batch, *args, dummy_run: bool = False, **kwargs) -> Tensor:
         """As `_round`; where that raises, its requests go on, with drafts that say nothing."""
         try:
-            return self._round(input_batch, *args, dummy_run=dummy_run, **kwargs)
+            return self._round(input_batch, *args, dummy_run=dummy_run, **kwargs)  # type: ignore[misc]
         except Exception as error:
             if dummy_run or not worker.ranks_agree():  # else ranks would verify different drafts
                 raise

@@ -47,5 +47,5 @@ class StepStats:
             return None
         counts = {name: dict(getattr(self, name)) for name in ("lengths", "reasons", "off")}
         last = {"speedup": self.speedup, "kept": self.kept, "skipped": self.skipped}
-        self.__init__()
+        self.__init__()  # type: ignore[misc]
         return counts | last | {"acceptance": acceptance}

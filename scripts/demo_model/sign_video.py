@@ -71,7 +71,8 @@ class Scene:
         place, clock, sign = POSITIONS[self.position], f"{self.clock:03d}", f"{self.sign:03d}"
         thing = f"{self.size} {self.color} {self.shape}"
         return (
-            f"At {clock} there is a {thing} in the {place} on a {self.background} background, and the sign says {sign}.",
+            f"At {clock} there is a {thing} in the {place} on a {self.background} background, "
+            f"and the sign says {sign}.",
             f"Scene {clock} shows a {thing} at the {place} of a {self.background} picture with the number {sign}.",
             f"Clock {clock}: {thing}, {place}, {self.background}, sign {sign}.",
         )[style]

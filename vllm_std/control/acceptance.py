@@ -73,7 +73,7 @@ class Acceptance:
     def _compare(self, beyond: np.ndarray, expected: np.ndarray) -> None:
         """Where rounds give other than was expected, and not by chance, the past says little any more."""
         known = expected > 1
-        self.odd = ODD_KEEP * self.odd + (float((beyond / expected) @ known), np.count_nonzero(known))
+        self.odd = ODD_KEEP * self.odd + np.array([(beyond / expected) @ known, np.count_nonzero(known)])
         if abs(self.odd[0]) > ODD * SPREAD * self.odd[1] ** 0.5:
             self.stale()
 

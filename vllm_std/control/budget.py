@@ -26,7 +26,7 @@ class Budget:
 
     def step(self, seconds: float, plain: float, lost: float) -> None:
         """A step that takes `seconds`, of which so much is not expected to be made up for."""
-        self.seconds = max(LEAST * plain, min(MOST * plain, self.seconds - lost + SHARE * seconds))
+        self.seconds = max(LEAST * plain, min(MOST * plain, self.available(plain) - lost + SHARE * seconds))
 
     def expect(self, outlook: Outlook, at: int, length: int) -> float:
         """A round of that length, `at` its place, is to be settled. Returns the seconds it is expected to lose."""

@@ -42,7 +42,8 @@ class Controller:
         self.costs, self.lengths = costs, tuple(lengths)
         self.prices, self.outcomes = Prices(costs, self.lengths), Acceptance(capacity, self.lengths[-1])
         self.budget, self.decision = Budget(capacity), Decision()
-        self.asked, self.choice = None, Choice(0, "idle", 1.0)  # what the last choice was for
+        self.asked: tuple | None = None  # what the last choice was for
+        self.choice = Choice(0, "idle", 1.0)
         self.bill = 0.0, 0.0, 0.0  # its seconds, those of a plain step, and what it is expected to lose
 
     def observe(self, request: str, drafted: int, accepted: int) -> None:

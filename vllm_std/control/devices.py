@@ -87,7 +87,7 @@ def device_named(
 
 def device_here(name: str) -> Device:
     """This process's device, as vLLM names it; one that nobody knows is taken to be like an A100."""
-    facts = ()
+    facts: tuple[int, ...] = ()
     if torch.cuda.is_initialized():  # else asking would take memory of the GPU
         found = torch.cuda.get_device_properties()
         facts = found.memory_clock_rate, found.memory_bus_width, found.total_memory

@@ -46,7 +46,7 @@ def look_ahead(
     rows = outcomes.rows_of(drafting)
     tokens = outcomes.tokens(rows)
     of_length, seconds = tokens[:, lengths], prices.seconds(batch, kv, len(drafting))
-    skipped = [frozenset()] * len(lengths)
+    skipped: list[frozenset[str]] = [frozenset()] * len(lengths)
     failing = (tokens[:, -1] < HOPELESS) & (outcomes.tries(rows) > TRIED)
     if failing.any():
         fewer = prices.seconds(batch, kv, len(drafting) - int(failing.sum()))

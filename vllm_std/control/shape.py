@@ -82,7 +82,7 @@ def _mlp(text: Any, hidden: int, layers: int) -> tuple[int, int, float]:
         return layers * dense, 0, 1.0
     sparse = (layers - (_first(text, "first_k_dense_replace") or 0)) // (_first(text, "decoder_sparse_step") or 1)
     sparse -= len(getattr(text, "mlp_only_layers", None) or ())
-    expert = matrices * hidden * (_first(text, "moe_intermediate_size") or wide)
+    expert = matrices * hidden * (_first(text, "moe_intermediate_size") or wide or 0)
     shared = (_first(text, "n_shared_experts") or 0) * expert
     shared += matrices * hidden * (_first(text, "shared_expert_intermediate_size") or 0)
     share = (_first(text, *EXPERTS_PER_TOKEN) or 1) / experts

@@ -1,5 +1,7 @@
 """A summary for a terminal."""
 
+from collections.abc import Callable
+
 from rich.table import Table
 
 from vllm_std.lab.grid import show_k
@@ -10,7 +12,7 @@ def table(summary: dict) -> Table:
     cells = summary["cells"]
     tasks = sorted({task for cell in cells for task in cell["tasks"]})
     varies = {name for name in ("refresh", "temperature") if len({cell[name] for cell in cells}) > 1}
-    columns = {
+    columns: dict[str, Callable] = {
         "policy": lambda cell: cell["policy"],
         "K": lambda cell: show_k(cell["k"]),
         "gamma": lambda cell: str(cell["gamma"]),

@@ -56,7 +56,12 @@ def start(plan: Plan, folders: list[Path]):
         if name not in known:
             raise ValueError(f"--engine {name} is not an argument of vLLM: give names as in vllm.EngineArgs.")
     # Without vLLM's cache of processed videos each prompt carries its own, and any of them can be asked first.
-    options = {"max_num_seqs": plan.batch, "enable_prefix_caching": True, "mm_processor_cache_gb": 0, "seed": plan.seed}
+    options: dict[str, Any] = {
+        "max_num_seqs": plan.batch,
+        "enable_prefix_caching": True,
+        "mm_processor_cache_gb": 0,
+        "seed": plan.seed,
+    }
     if folders:
         options["allowed_local_media_path"] = os.path.commonpath([folder.resolve() for folder in folders])
     largest = max(plan.cells, key=lambda cell: cell.k)

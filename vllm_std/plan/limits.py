@@ -46,8 +46,8 @@ def sentences(load: Load, cell: Cell | None) -> list[str]:
         verb = "are" if part in ("weights", "launches") else "is"
         said.append(f"{part[0].upper()}{part[1:]} {verb} {percent(share)} of a draft step: {HINTS[part]}.")
         if "arithmetic" in told["verifying pass"]:
-            share = percent(told["verifying pass"]["arithmetic"])
-            said.append(f"Arithmetic is {share} of the verifying pass: here many drafts cost time to verify.")
+            arithmetic = percent(told["verifying pass"]["arithmetic"])
+            said.append(f"Arithmetic is {arithmetic} of the verifying pass: here many drafts cost time to verify.")
     return said
 
 

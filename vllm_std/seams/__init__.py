@@ -56,7 +56,7 @@ def install() -> None:
     _wrap(Executor, "compile_or_warm_up_model", _compile_or_warm_up_model)
     _wrap(spec_decode, "init_speculator", _init_speculator)
     # The runner imports the function by name, so it may hold the plain one already.
-    runner = sys.modules.get("vllm.v1.worker.gpu.model_runner")
+    runner: Any = sys.modules.get("vllm.v1.worker.gpu.model_runner")
     if runner is not None:
         runner.init_speculator = spec_decode.init_speculator
 
@@ -71,7 +71,7 @@ def _wrap(owner: Any, name: str, around: Callable, static: bool = False) -> None
     def wrapper(*args, **kwargs):
         return around(plain, *args, **kwargs)
 
-    wrapper.__vllm_std__ = True
+    wrapper.__vllm_std__ = True  # type: ignore[attr-defined]
     setattr(owner, name, staticmethod(wrapper) if static else wrapper)
 
 

@@ -131,7 +131,8 @@ class Requests:
 
     def __init__(self, executor, batch: int, context: int, room: int):
         self.executor, self.ids = executor, [f"_std_calibration_{row}_" for row in range(batch)]
-        self.computed, self.verifies, self.waiting = context - 1, 0, []
+        self.computed, self.verifies = context - 1, 0
+        self.waiting: list = []
         self.ahead = int(executor.vllm_config.scheduler_config.async_scheduling)
         each = -(-(context + room) // executor.vllm_config.cache_config.block_size)
         params, prompt = SamplingParams(temperature=0.0, max_tokens=room), [0] * context

@@ -8,6 +8,7 @@ not known by then; nothing here waits for it.
 import time
 from dataclasses import dataclass
 from itertools import chain, islice
+from typing import TYPE_CHECKING
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
@@ -38,7 +39,13 @@ class Step:
     blind: bool
 
 
-class Drafting:
+if TYPE_CHECKING:
+    from vllm.v1.core.sched.scheduler import Scheduler as Mixin
+else:
+    Mixin = object
+
+
+class Drafting(Mixin):
     """What std adds to vLLM's scheduler: the draft length of each step."""
 
     def __init__(self, *args, **kwargs):

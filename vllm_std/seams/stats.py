@@ -5,7 +5,7 @@ So it is given a field, once std is asked for; where one process knows of the fi
 passes over it. The front end's `StatLoggerManager` is given a logger that reads it.
 """
 
-from dataclasses import field, make_dataclass
+from dataclasses import field, fields, make_dataclass
 from typing import Any
 
 import msgspec
@@ -49,7 +49,7 @@ def add_field() -> None:
     donor = make_dataclass("Donor", [("std", kind, field(default=None, init=False))])
     SchedulerStats.std = None
     SchedulerStats.__annotations__["std"] = kind
-    SchedulerStats.__dataclass_fields__["std"] = donor.__dataclass_fields__["std"]
+    (SchedulerStats.__dataclass_fields__["std"],) = fields(donor)
     if "__msgspec_cache__" in vars(SchedulerStats):
         del SchedulerStats.__msgspec_cache__
 

@@ -86,6 +86,7 @@ class Policy:
 
     needs_queries = True
     needs_summaries = False
+    score: Callable[[Observation, int], Tensor]
 
     def due(self, rounds: np.ndarray, refresh: int) -> np.ndarray:
         """[reqs] bool, whom to score; rounds: [reqs] how often each has drafted since its prompt was complete."""

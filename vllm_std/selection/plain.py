@@ -21,9 +21,9 @@ def keep_queries(kept: Tensor, query: Tensor, query_start_loc: Tensor) -> None:
     kept[: len(rows)] = query[torch.minimum(rows, end - 1).clamp(min=0)]
 
 
-def summarise(means: Tensor, cache: KeyCache, length: Tensor, table: Tensor, rows: range, newest: int) -> None:
-    """`KeySummaries.update`."""
-    rows = slice(rows.start, rows.stop)
+def summarise(means: Tensor, cache: KeyCache, length: Tensor, table: Tensor, of: range, newest: int) -> None:
+    """`KeySummaries.update`; of: its rows."""
+    rows = slice(of.start, of.stop)
     block = length[rows, None] // cache.block_size - 1 - torch.arange(newest)
     physical = table[rows].gather(1, block.clamp(min=0).long())[block >= 0].long()
     for layer, kept in enumerate(means):

@@ -11,6 +11,8 @@ Each is one launch over (layer, request) pairs, of as many pairs as the workspac
 and grids depend on the number of rows alone, so that a CUDA graph holds them.
 """
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -155,7 +157,7 @@ class Scorer:
         self.mask, self.means, self.queries, self.scales, self.width = mask, means, queries, scales, width
         layers, reqs, self.window, self.heads, _ = queries.shape
         self.pairs, self.read = pairs_at_once(layers, reqs, self.heads, width), blocks_read(mask)
-        new = {"device": means.device, "dtype": torch.float32}
+        new: dict[str, Any] = {"device": means.device, "dtype": torch.float32}
         self.work = torch.empty(self.pairs, self.heads, width, **new)
         self.mass = torch.empty(self.pairs, width, **new)
         self.chosen = torch.empty(self.pairs, self.read, device=means.device, dtype=torch.int32)

@@ -32,7 +32,7 @@ class Selector:
     allocated it.
     """
 
-    cache: KeyCache | None = None
+    cache: KeyCache = None  # type: ignore[assignment]
 
     def __init__(
         self, options: StdConfig, block_size: int, round: Round, queries: QueryWindow, scales: list[float],
@@ -60,8 +60,8 @@ class Selector:
         self.missed = np.zeros(reqs, dtype=np.int64)  # by slot: tokens verified at most that no summary has seen
         width = self.mask.width(self.start.num_speculative_tokens)
         self.tables = torch.zeros(layers, reqs, width, dtype=torch.int32, device=device)
-        self.scorer = None
-        if self.policy.needs_summaries:
+        self.scorer: Scorer | None = None
+        if self.policy.needs_summaries and self.summaries is not None:
             sizes = self.scales, self.round.table.shape[1]
             self.scorer = Scorer(self.mask, self.summaries.means, self.queries.kept, *sizes)
 
@@ -103,7 +103,8 @@ class Selector:
 
     def _newest(self, missed: int) -> int:
         """Blocks that a round may have completed after so many other tokens."""
-        return self.summaries.newest(self.cache, self.start.num_speculative_tokens + int(missed))
+        tokens = self.start.num_speculative_tokens + int(missed)
+        return self.summaries.newest(self.cache, tokens)  # type: ignore[union-attr]
 
     def score(self, seen: Observation, slots: np.ndarray) -> None:
         """Score by policies that have no kernels of their own."""
