@@ -282,3 +282,6 @@ def _model_refusals(model):
     for reason, applies in reasons.items():
         if applies:
             yield "--model", f"{model.model} ({reason})", FULL_ATTENTION
+    if getattr(model.hf_text_config, "dual_chunk_attention_config", None):  # vLLM issue 24048
+        instead = "no attention backend of vLLM has it; configs/qwen2.5-7b-1m.yaml serves such a model without"
+        yield "--model", f"{model.model} (dual chunk attention)", instead
