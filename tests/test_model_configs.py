@@ -37,7 +37,7 @@ def served(name: str) -> argparse.Namespace:
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory):
-    """full(name): the folder of the model that a file of configs/ serves; full(hub name), of one that it borrows from."""
+    """full(name): the folder of what a file of configs/ serves; full(hub name), of a model that it borrows from."""
     root, made = tmp_path_factory.mktemp("full"), {}
 
     def folder(name: str):

@@ -9,12 +9,14 @@ from typing import Annotated
 
 import typer
 
+from vllm_std.bench import command as bench
 from vllm_std.plan import command as plan
 
 # In this process, because cells are switched inside the engine; set before anything imports vLLM.
 IN_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 DEFAULTS = {"VLLM_USE_V2_MODEL_RUNNER": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
-QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_LOGGING_STREAM": "ext://sys.stderr"}  # stdout is for the answer
+STDERR = {"VLLM_LOGGING_STREAM": "ext://sys.stderr"}  # stdout is for the answer
+QUIET = {"VLLM_LOGGING_LEVEL": "ERROR"} | STDERR
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 
@@ -32,12 +34,18 @@ def fail(error: Exception | str) -> typer.Exit:
     return typer.Exit(2)
 
 
+def quiet() -> None:
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+
+
 def require_matplotlib() -> None:
     if find_spec("matplotlib") is None:
         raise ValueError("the plots need matplotlib: pip install 'vllm-std[bench]'")
 
 
 Out = Annotated[Path, typer.Option(help="folder for records.jsonl, summary.json and the plots; resumed if it is there")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON, and nothing else")]
 Against = Annotated[str | None, typer.Option(help="policy that the others are compared with, prompt by prompt")]
 EPILOG = """
 Examples:
@@ -71,6 +79,7 @@ def acceptance(
     engine: Annotated[str, typer.Option(help='arguments of vLLM, as JSON: \'{"dtype": "float32"}\'')] = "{}",
     against: Against = None,
     out: Out = Path("acceptance"),
+    as_json: Json = False,
 ) -> None:
     """Measure which share of drafted tokens the target accepts, over a grid of settings, on the real engine.
 
@@ -78,7 +87,7 @@ def acceptance(
     and decoded in every cell. A run that was stopped goes on where it was; more cells or prompts of the same file can
     be added to it.
     """
-    os.environ.update(IN_PROCESS | {name: os.environ.get(name, value) for name, value in DEFAULTS.items()})
+    os.environ.update(IN_PROCESS | {name: os.environ.get(name, value) for name, value in (DEFAULTS | STDERR).items()})
     from vllm_std.lab import grid, run
     from vllm_std.lab import prompts as asked
     from vllm_std.lab.records import Records
@@ -96,11 +105,22 @@ def acceptance(
             run.run(run.start(plan, videos), plan, given, records, _console(sys.stderr))
     except ValueError as error:
         raise fail(error) from None
-    _report(records, out, against)
+    _report(records, out, against, as_json)
 
 
-@app.command()
-def report(out: Annotated[Path, typer.Argument(help="folder of a run")], against: Against = None) -> None:
+REPORT_EPILOG = """
+Examples:
+
+    vllm-std report acceptance
+
+    vllm-std report lab --against verify --json
+"""
+
+
+@app.command(epilog=REPORT_EPILOG)
+def report(
+    out: Annotated[Path, typer.Argument(help="folder of a run")], against: Against = None, as_json: Json = False
+) -> None:
     """Make table, summary and plots again from the records of `vllm-std acceptance`, without an engine."""
     from vllm_std.lab.records import Records
 
@@ -109,7 +129,7 @@ def report(out: Annotated[Path, typer.Argument(help="folder of a run")], against
         require_matplotlib()
         if not records.rows:
             raise ValueError(f"{out} holds no records: give the --out of a run of vllm-std acceptance.")
-        _report(records, out, against)
+        _report(records, out, against, as_json)
     except ValueError as error:
         raise fail(error) from None
 
@@ -129,14 +149,13 @@ Examples:
 def check(
     model: Annotated[str | None, typer.Option(help="folder or hub name; only its config is read")] = None,
     engine: Annotated[str, typer.Option(help="arguments of vLLM, as JSON: '{\"max_model_len\": 32768}'")] = "{}",
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON, and nothing else")] = False,
+    as_json: Json = False,
 ) -> None:
     """Say whether std would start here: vLLM's version, the seams, the device, and what would be refused and why.
 
     Starts no engine and loads no weights. Exit status: 0 where std would start, 1 where it would not.
     """
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
+    quiet()
     from vllm_std import check as checks
 
     try:
@@ -151,9 +170,10 @@ def check(
 
 
 app.command(epilog=plan.EPILOG)(plan.plan)
+app.command(epilog=bench.EPILOG)(bench.bench)
 
 
-def _report(records, out: Path, against: str | None) -> None:
+def _report(records, out: Path, against: str | None, as_json: bool) -> None:
     from vllm_std.lab.plot import plot
     from vllm_std.lab.report import greedy_sentence, table
     from vllm_std.lab.summary import summarise
@@ -161,6 +181,8 @@ def _report(records, out: Path, against: str | None) -> None:
     summary = summarise(records, against)
     (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     plot(summary, out)
+    if as_json:
+        return typer.echo(json.dumps(summary, indent=1))
     console = _console(sys.stdout)
     console.print(table(summary))
     console.print(
@@ -174,13 +196,12 @@ def _console(file):
     return Console(file=file, width=None if file.isatty() else 160)
 
 
-def _json(engine: str) -> dict:
+def _json(text: str, option: str = "--engine") -> dict:
     try:
-        given = json.loads(engine)
+        given = json.loads(text)
     except json.JSONDecodeError:
         given = None
     if not isinstance(given, dict):
-        raise ValueError(
-            f'--engine {engine} is not a JSON object: give vLLM\'s arguments as \'{{"dtype": "float32"}}\'.'
-        )
+        example = '{"dtype": "float32"}' if option == "--engine" else '{"top_k": 2048}'
+        raise ValueError(f"{option} {text} is not a JSON object: give it as '{example}'.")
     return given

@@ -159,4 +159,12 @@ LEDGER = (
         "none",
         "RequestOutput tells the drafts of its request, and a speculator's options can change",
     ),
+    Seam(
+        "bench",
+        "vllm.benchmarks.serve.benchmark and get_first_model_from_server, vllm.benchmarks.sweep.server.ServerProcess "
+        "(called); `vllm-std bench` and `demo` alone go there",
+        "`vllm bench serve` has no dataset of a user's own videos, and writes its results to files of its own",
+        "none",
+        "vllm bench serve takes chat messages from a file",
+    ),
 )

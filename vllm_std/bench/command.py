@@ -1,0 +1,120 @@
+"""The command `vllm-std bench`."""
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+EPILOG = """
+Examples:
+
+    vllm-std bench --model Qwen/Qwen2.5-VL-7B-Instruct --videos clips --concurrency 1,8,32 \\
+      --engine '{"max_model_len": 65536}' --std '{"top_k": 1024}'
+
+    vllm-std bench --url http://localhost:8000 --prompts prompts.jsonl --concurrency 16
+"""
+
+
+def bench(
+    model: Annotated[str | None, typer.Option(help="folder or hub name: a server is started for each side")] = None,
+    url: Annotated[str | None, typer.Option(help="a running server with std instead: plain leaves std out")] = None,
+    prompts: Annotated[list[Path], typer.Option(help='JSONL of {"prompt"} or {"messages"}, or .txt; repeatable')] = [],
+    videos: Annotated[list[Path], typer.Option(help="folder of mp4 files with questions in JSON; repeatable")] = [],
+    concurrency: Annotated[str, typer.Option(help="requests at a time, separated by commas")] = "1,8",
+    tokens: Annotated[int, typer.Option(min=2, help="most tokens of an answer")] = 256,
+    limit: Annotated[int | None, typer.Option(min=1, help="ask only the first so many prompts")] = None,
+    temperature: Annotated[float, typer.Option(min=0, help="0 is greedy")] = 0,
+    engine: Annotated[str, typer.Option(help="arguments of vLLM, as JSON: '{\"max_model_len\": 32768}'")] = "{}",
+    std: Annotated[str, typer.Option(help="options of std, as JSON: '{\"top_k\": 2048}'")] = "{}",
+    out: Annotated[Path, typer.Option(help="folder for results.json, bench.png and vLLM's own report")] = Path("bench"),
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON, and nothing else")] = False,
+) -> None:
+    """Compare plain vLLM and std on your own prompts, by vLLM's own benchmark (`vllm bench serve`).
+
+    With --model each side has a server of its own, one after the other. Without a GPU the times say nothing about one.
+    """
+    from vllm_std.cli import _console, _json, fail, quiet, require_matplotlib
+
+    quiet()
+    try:
+        require_matplotlib()
+        load = _load(prompts, videos, concurrency, tokens, limit, temperature)
+        out.mkdir(parents=True, exist_ok=True)
+        with (out / "vllm-bench.txt").open("w") as report, contextlib.redirect_stdout(report):
+            found = _found(model, url, load, _json(engine), _json(std, "--std"))
+    except (ValueError, OSError) as error:
+        raise fail(error) from None
+    _write(found, out)
+    if as_json:
+        return typer.echo(json.dumps(found, indent=1))
+    from vllm_std.bench.report import table
+
+    console = _console(sys.stdout)
+    console.print(table(found["rows"]))
+    for line in _remarks(found, out):
+        console.print(line, highlight=False)
+
+
+def _load(files, folders, concurrency, tokens, limit, temperature):
+    from vllm_std.bench.run import Load
+    from vllm_std.lab import prompts
+    from vllm_std.plan.command import _values
+
+    return Load(prompts.load(files, folders)[:limit], _values("--concurrency", concurrency), tokens, temperature)
+
+
+def _found(model: str | None, url: str | None, load, engine: dict, std: dict) -> dict[str, Any]:
+    """Raises ValueError for what does not work, naming it."""
+    from vllm_std import __version__
+    from vllm_std.bench import report, run
+    from vllm_std.seams import bench as seam
+    from vllm_std.seams import vllm_version
+
+    if url and not model:
+        if engine or std:
+            raise ValueError("--engine and --std are for servers that are started here: leave them out with --url.")
+        server, name = run.running_server(url), seam.model_of(url.rstrip("/"))[1]
+    elif model and not url:
+        _refuse(model, engine, std)
+        server, name = run.own_servers(model, engine, std), model
+    else:
+        raise ValueError("give --model, to start servers with, or --url, of a running one.")
+    raw = run.run(load, server, bool(url), lambda text: typer.echo(text, err=True))
+    settings = {"model": name, "one_server": bool(url), "prompts": len(load.prompts), "tokens": load.tokens}
+    settings |= {"temperature": load.temperature, "engine": engine, "std": std}
+    settings |= {"vllm": vllm_version(), "vllm_std": __version__}
+    return {"settings": settings, "device": _device(), "rows": report.rows(raw)}
+
+
+def _refuse(model: str, engine: dict, std: dict) -> None:
+    """What `vllm-std check` refuses would end the server after a minute."""
+    from vllm_std import check
+
+    for finding in check.check(model, engine | {"speculative_config": {"method": "std"} | std}):
+        if finding.ok is False:
+            raise ValueError(f"std would not start here: {finding.says}")
+
+
+def _device() -> str:
+    from vllm_std.seams import probe
+
+    return probe.device()["name"] or probe.device()["platform"]
+
+
+def _write(found: dict, out: Path) -> None:
+    from vllm_std.bench.report import plot
+
+    (out / "results.json").write_text(json.dumps(found, indent=1) + "\n")
+    plot(found["rows"], f"{Path(found['settings']['model']).name} on {found['device']}", out / "bench.png")
+
+
+def _remarks(found: dict, out: Path) -> list[str]:
+    said = [f"Device: {found['device']}. Written to {out}: results.json, bench.png, vllm-bench.txt."]
+    if found["settings"]["one_server"]:
+        said.append("Plain is the same server with std left out of each request; its KV cache has std's size.")
+    if not any(row["drafted"] for row in found["rows"]):
+        said.append("Nothing was drafted: std judged that no draft would pay, or the server has no std.")
+    return said

@@ -1,0 +1,79 @@
+"""Both sides of the comparison, one after the other, on the same prompts."""
+
+import base64
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from vllm_std.lab.prompts import Prompt
+from vllm_std.seams import bench as seam
+
+SIDES = ("plain", "std")
+LEAVE_OUT = {"vllm_xargs": {"std": False}}
+
+
+@dataclass(frozen=True)
+class Load:
+    """concurrency: requests at a time, one run for each; tokens: most of an answer."""
+
+    prompts: list[Prompt]
+    concurrency: tuple[int, ...]
+    tokens: int
+    temperature: float
+
+
+Server = Callable[[str], AbstractContextManager[str]]  # side: base URL of a server, as long as it is needed
+
+
+def own_servers(model: str, engine: dict[str, Any], std: dict[str, Any]) -> Server:
+    """A server for each side: plain vLLM has nothing of std's in its memory."""
+
+    def server(side: str):
+        return seam.served(model, engine | ({"speculative_config": {"method": "std"} | std} if side == "std" else {}))
+
+    return server
+
+
+def running_server(url: str) -> Server:
+    return lambda side: nullcontext(url.rstrip("/"))
+
+
+def run(load: Load, server: Server, one_server: bool, say: Callable[[str], None]) -> dict[str, dict[int, dict]]:
+    """{side: {concurrency: what vLLM's benchmark found}}.
+
+    All prompts are asked once before anything is measured, so that both sides find them in their prefix caches, as far
+    as those reach. one_server: std's own, which plain requests leave std out on.
+    """
+    conversations = [[inlined(message) for message in prompt.messages] for prompt in load.prompts]
+    found: dict[str, dict[int, dict]] = {}
+    for side in SIDES:
+        body = {"temperature": load.temperature} | (LEAVE_OUT if one_server and side == "plain" else {})
+        with server(side) as url:
+            say(f"{side}: warming up")
+            seam.measure(url, conversations, load.tokens, max(load.concurrency), body)
+            found[side] = {}
+            for concurrency in load.concurrency:
+                say(f"{side}: {concurrency} at a time")
+                found[side][concurrency] = result = seam.measure(url, conversations, load.tokens, concurrency, body)
+                if result["failed"]:
+                    reason = next(error for error in result["errors"] if error).strip().splitlines()[-1]
+                    raise ValueError(f"{result['failed']} of {len(conversations)} requests failed ({side}): {reason}")
+    return found
+
+
+def inlined(message: dict[str, Any]) -> dict[str, Any]:
+    """A message whose video files are in it: a server may read no files of ours."""
+    if isinstance(message["content"], str):
+        return message
+    return message | {"content": [_inlined(part) for part in message["content"]]}
+
+
+def _inlined(part: dict[str, Any]) -> dict[str, Any]:
+    url = part.get("video_url", {}).get("url", "")
+    if not url.startswith("file://"):
+        return part
+    data = base64.b64encode(Path(unquote(urlsplit(url).path)).read_bytes()).decode()
+    return {"type": "video_url", "video_url": {"url": f"data:video/mp4;base64,{data}"}}
