@@ -32,7 +32,7 @@ from itertools import groupby, product
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE / "demo_model")]
+sys.path.insert(0, str(HERE.parent))
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_USE_V2_MODEL_RUNNER": "1", "VLLM_NO_USAGE_STATS": "1",
     "HF_HUB_OFFLINE": "1", "VLLM_HOST_IP": "127.0.0.1", "VLLM_LOGGING_LEVEL": "WARNING",
@@ -163,7 +163,7 @@ def start(engine: str, args, folder: Path):
     from vllm import LLM
 
     gamma, part = max(args.gammas), args.part
-    model = str(args.model or HERE / "demo_model/tiny-sign-vlm")
+    model = str(args.model or HERE.parent / "vllm_std/demo/tiny-sign-vlm")
     if part in SHAPES:
         shape = SHAPES[part] | (TINY if args.tiny else {})
         (folder / "config.json").write_text(json.dumps(shape))
@@ -288,7 +288,7 @@ def text_prompts(engine: Engine, batch: int, context: int) -> list:
 
 def video_prompts(engine: Engine, batch: int, context: int) -> list:
     """Questions about videos of `context` visual tokens, a video each."""
-    from sign_video import SignVideo
+    from vllm_std.demo.sign_video import SignVideo
 
     made = []
     for number in range(batch):

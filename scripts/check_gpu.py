@@ -10,14 +10,12 @@ vLLM's, and accepted drafts. In bf16 answers may part at near ties, for the draf
 import argparse
 import gc
 import json
-import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent / "demo_model"))
-from sign_video import SignVideo  # noqa: E402
+from vllm_std.demo import MODEL
+from vllm_std.demo.sign_video import SignVideo
 
-MODEL = str(Path(__file__).parent / "demo_model/tiny-sign-vlm")
 GAMMA, TOP_K = 5, 192
 
 

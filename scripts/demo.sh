@@ -3,4 +3,4 @@
 #   ./scripts/demo.sh [--model M] [--video V.mp4] [--question Q] [--policy P] [--top-k K] [--gamma G]
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/env.sh"
-exec python "$root/scripts/demo.py" "$@"
+exec vllm-std demo "$@"

@@ -4,14 +4,13 @@
 repeated until each query head has its own, which is the same function, and gives a mask all the freedom there is.
 The oracle decides; a prompt is read once, and all its cells begin there. Resumes; without --model, prints the table.
 
-    python scripts/per_head.py --out video.jsonl --model scripts/demo_model/tiny-sign-vlm
+    python scripts/per_head.py --out video.jsonl --model vllm_std/demo/tiny-sign-vlm
     python scripts/per_head.py --out text.jsonl --model .cache/smollm2 --prompts prompts.jsonl --few 3
 """
 
 import argparse
 import copy
 import json
-import sys
 from itertools import product
 from pathlib import Path
 
@@ -20,10 +19,8 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer, DynamicCache
 
-sys.path.insert(0, str(Path(__file__).parent / "demo_model"))
-from rope_index import original_rope_index  # noqa: E402
-from sign_video import SignVideo  # noqa: E402
-
+from vllm_std.demo.rope_index import original_rope_index
+from vllm_std.demo.sign_video import SignVideo
 from vllm_std.lab.stats import difference  # noqa: E402
 from vllm_std.reference import Options, Reference  # noqa: E402
 

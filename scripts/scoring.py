@@ -3,7 +3,7 @@
 Each way of scoring decodes the same videos in the oracle, greedy, with blocks of 32 tokens. Resumes; without --model it
 prints the table.
 
-    python scripts/scoring.py --out scoring.jsonl --model scripts/demo_model/tiny-sign-vlm
+    python scripts/scoring.py --out scoring.jsonl --model vllm_std/demo/tiny-sign-vlm
 """
 
 import argparse

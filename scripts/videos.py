@@ -1,7 +1,7 @@
 """A folder of generated videos with questions, for `vllm-std acceptance --videos` with the bundled video model.
 
     python scripts/videos.py --out .cache/videos
-    vllm-std acceptance --model scripts/demo_model/tiny-sign-vlm --videos .cache/videos --tokens 400 --engine \\
+    vllm-std acceptance --model vllm_std/demo/tiny-sign-vlm --videos .cache/videos --tokens 400 --engine \\
         '{"max_model_len": 9216, "max_num_batched_tokens": 9216,
           "media_io_kwargs": {"video": {"video_backend": "opencv", "num_frames": -1}}}'
 
@@ -10,11 +10,9 @@ most 768 frames of a video, here 192 scenes or 3,456 visual tokens.
 """
 
 import argparse
-import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent / "demo_model"))
-from sign_video import make  # noqa: E402
+from vllm_std.demo.sign_video import make
 
 
 def main() -> None:

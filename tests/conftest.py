@@ -3,7 +3,6 @@
 import gc
 import os
 import shutil
-import sys
 from pathlib import Path
 
 # Before vLLM is imported: the engine in this process, quiet, offline; without a GPU, Triton's interpreter.
@@ -20,8 +19,7 @@ import support  # noqa: E402
 import torch  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
-SIGN_MODEL = ROOT / "scripts/demo_model/tiny-sign-vlm"
-sys.path.insert(0, str(SIGN_MODEL.parent))  # sign_video
+SIGN_MODEL = ROOT / "vllm_std/demo/tiny-sign-vlm"
 SMOLLM2 = ROOT / ".cache/smollm2"
 MODELS = ROOT / ".cache/test_models"
 

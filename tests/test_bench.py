@@ -1,18 +1,15 @@
 """`vllm-std bench`: plain vLLM and std on real servers, by vLLM's own benchmark; what it says adds up."""
 
 import json
-import sys
 
 import pytest
-from conftest import ROOT, SIGN_MODEL, std
-from sign_video import make
+from conftest import SIGN_MODEL, std
+from servers import serve
 from typer.testing import CliRunner
 
 from vllm_std.cli import app
+from vllm_std.demo.sign_video import make
 from vllm_std.seams.bench import flags
-
-sys.path.insert(0, str(ROOT / "scripts"))
-from demo import serve  # noqa: E402
 
 ENGINE = {"dtype": "float32", "block_size": 32, "enforce_eager": True, "max_model_len": 1024, "max_num_seqs": 4}
 ENGINE |= {"kv_cache_memory_bytes": 2**28}

@@ -11,8 +11,9 @@ import pytest
 import torch
 from conftest import SIGN_MODEL, Acceptance, draft_lengths, speculator_of, std, token_prompts
 from safetensors.torch import load_file, save_file
-from sign_video import SignVideo
 from tiny_models import EMBEDDING_SCALE
+
+from vllm_std.demo.sign_video import SignVideo
 
 if torch.cuda.is_available():
     pytest.skip("the CPU stand-in is for machines without a GPU", allow_module_level=True)

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 from conftest import Acceptance
-from sign_video import SignVideo
 from typer.testing import CliRunner
 
 from vllm_std.cli import app
+from vllm_std.demo.sign_video import SignVideo
 from vllm_std.lab import grid, run
 from vllm_std.lab import prompts as asked
 from vllm_std.lab.records import Records, count

@@ -14,7 +14,7 @@ import requests
 from conftest import ROOT, std
 
 sys.path.insert(0, str(ROOT / "scripts"))
-from demo import serve  # noqa: E402
+from servers import serve
 from soak import SLACK_MIB, pool, server_process  # noqa: E402
 
 REQUESTS = 300  # to each of two servers; two cores answer some four a second, their kernels interpreted

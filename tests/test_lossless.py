@@ -2,8 +2,9 @@
 
 import pytest
 from conftest import SIGN_MODEL, SMOLLM2, Acceptance, draft_lengths, greedy, keep_async, std, token_prompts
-from sign_video import SignVideo
 from tiny_models import SUPPORTED_TEXT, SUPPORTED_VIDEO, noise_video, video_prompt
+
+from vllm_std.demo.sign_video import SignVideo
 
 MIXED = token_prompts([45, 300, 1, 620, 97])
 POLICIES = ["verify", "exact", "text", "streaming", "random"]

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from conftest import SIGN_MODEL, Acceptance, greedy, std
 from PIL import Image
-from sign_video import SignVideo
 from tiny_models import FRAME, noise_video, video_prompt
 from vllm import SamplingParams
+
+from vllm_std.demo.sign_video import SignVideo
 
 VIDEO, IMAGE = "<|vision_start|><|video_pad|><|vision_end|>", "<|vision_start|><|image_pad|><|vision_end|>"
 

@@ -10,10 +10,10 @@ import itertools
 import pytest
 import torch
 from conftest import SIGN_MODEL, greedy, speculator_of, std, token_prompts
-from rope_index import original_rope_index
-from sign_video import SignVideo
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
 
+from vllm_std.demo.rope_index import original_rope_index
+from vllm_std.demo.sign_video import SignVideo
 from vllm_std.reference import POLICIES, Options, Reference, Round, paged_attention
 
 BLOCK, GAMMA, TOP_K, RECENT, TOKENS = 32, 3, 192, 40, 40

@@ -27,6 +27,8 @@ WRITERS = {
     "plan/plot.py",
     "bench/command.py",
     "bench/report.py",
+    "demo/command.py",
+    "demo/sign_video.py",
 }
 NO_IMPORTS = {
     "pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve", "ctypes", "cffi", "subprocess", "socket", "ssl",

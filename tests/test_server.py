@@ -6,11 +6,10 @@ import sys
 
 import pytest
 import requests
-from conftest import ROOT, SIGN_MODEL
-from sign_video import SignVideo
+from conftest import SIGN_MODEL
+from servers import answer, counters, serve
 
-sys.path.insert(0, str(ROOT / "scripts"))
-from demo import answer, counters, serve  # noqa: E402
+from vllm_std.demo.sign_video import SignVideo
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,9 @@
 import pytest
 import torch
 from conftest import SIGN_MODEL, Acceptance, draft_lengths, greedy, runner_of, speculator_of, std, token_prompts
-from sign_video import SignVideo
 from vllm.v1.executor import Executor
 
+from vllm_std.demo.sign_video import SignVideo
 from vllm_std.selection.summaries import granule, share_of_kv
 
 pytestmark = pytest.mark.fast

@@ -23,7 +23,7 @@ SUPPORTED_TEXT = ("llama", "qwen2", "qwen3")
 SUPPORTED_VIDEO = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava_onevision", "llava_next_video")
 REFUSED = ("mistral_sliding", "gemma3_text", "deepseek_v3", "mamba2", "jamba", "whisper")
 
-DEMO_MODEL = Path(__file__).parents[1] / "scripts" / "demo_model" / "tiny-sign-vlm"
+DEMO_MODEL = Path(__file__).parents[1] / "vllm_std/demo/tiny-sign-vlm"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 VOCAB = 704
 IMAGE_TOKEN, VIDEO_TOKEN = 678, 679

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from vllm_std.bench import command as bench
+from vllm_std.demo import command as demo
 from vllm_std.plan import command as plan
 
 # In this process, because cells are switched inside the engine; set before anything imports vLLM.
@@ -171,6 +172,7 @@ def check(
 
 app.command(epilog=plan.EPILOG)(plan.plan)
 app.command(epilog=bench.EPILOG)(bench.bench)
+app.command(epilog=demo.EPILOG)(demo.demo)
 
 
 def _report(records, out: Path, against: str | None, as_json: bool) -> None:

@@ -1,9 +1,7 @@
-"""The demo behind demo.sh: one video question to std and to plain vLLM, over real servers and the OpenAI client."""
+"""Servers for tests: `vllm serve` in a process of its own, asked over the OpenAI client."""
 
-import argparse
 import base64
 import contextlib
-import json
 import os
 import shlex
 import signal
@@ -17,37 +15,6 @@ import requests
 import torch
 from openai import OpenAI
 from prometheus_client.parser import text_string_to_metric_families
-
-ROOT = Path(__file__).resolve().parent.parent
-CACHE = ROOT / ".cache/demo"
-BUNDLED = ROOT / "scripts/demo_model/tiny-sign-vlm"
-sys.path.insert(0, str(BUNDLED.parent))
-from sign_video import SignVideo  # noqa: E402
-
-
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default=str(BUNDLED), help="folder or hub name; default: the bundled one")
-    parser.add_argument("--video", type=Path, help="an mp4; default: a generated one of 1,800 visual tokens")
-    parser.add_argument("--question", help="needed with --video")
-    parser.add_argument("--policy", default="verify", help="verify, exact, text, streaming or random")
-    parser.add_argument("--top-k", type=int, default=192, help="tokens of context a draft step attends to")
-    parser.add_argument("--gamma", type=int, default=5, help="draft length")
-    parser.add_argument("--max-tokens", type=int, default=400)
-    args = parser.parse_args()
-    if args.video and not args.question:
-        parser.error("--video needs --question")
-    return args
-
-
-def bundled_video() -> tuple[Path, str, str]:
-    """A generated video, a question that walks through it in no order, and the right answer."""
-    path = CACHE / "signs.mp4"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    video = SignVideo(scenes=100, seed=1)
-    video.write(path)
-    asked = video.ask("list", sentences=9)
-    return path, asked["question"], asked["answer"]
 
 
 @contextlib.contextmanager
@@ -125,42 +92,3 @@ def answer(url: str, video: Path, question: str, max_tokens: int) -> tuple[str, 
     print()
     after = counters(url)
     return text, tokens, {name: after[name] - before.get(name, 0) for name in after}
-
-
-def main() -> None:
-    args = parse()
-    right = None
-    if not args.video:
-        args.video, asked, right = bundled_video()
-        args.question, right = args.question or asked, right if args.question in (None, asked) else None
-    print(f"video:    {args.video}\nquestion: {args.question}", file=sys.stderr)
-    options = {"adaptive": False, "num_speculative_tokens": args.gamma, "top_k": args.top_k, "selection": args.policy}
-    with serve(
-        args.model, CACHE / "std.log", "--speculative-method", "std", "--speculative-config", json.dumps(options)
-    ) as url:
-        text, tokens, gained = answer(url, args.video, args.question, args.max_tokens)
-    with serve(args.model, CACHE / "plain.log") as url:
-        plain, _, plain_gained = answer(url, args.video, args.question, args.max_tokens)
-    drafted = int(gained["spec_decode_num_draft_tokens_total"])
-    accepted = int(gained["spec_decode_num_accepted_tokens_total"])
-    drafts = int(gained["spec_decode_num_drafts_total"])
-    result = {
-        "tokens": tokens,
-        "greedy_equal": text == plain,
-        "drafted": drafted,
-        "accepted": accepted,
-        "acceptance_rate": round(accepted / drafted, 4) if drafted else None,
-        "mean_acceptance_length": round(1 + accepted / drafts, 3) if drafts else None,
-        "target_passes": int(gained["iteration_tokens_total_count"]),
-        "plain_target_passes": int(plain_gained["iteration_tokens_total_count"]),
-        "policy": args.policy,
-        "top_k": args.top_k,
-        "gamma": args.gamma,
-    }
-    if right is not None:
-        result["answer_is_right"] = text == right
-    print(json.dumps(result))
-
-
-if __name__ == "__main__":
-    main()
