@@ -1,0 +1,81 @@
+"""The examples of scripts/ run as they stand, against a real server or engine with the bundled video model."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, SIGN_MODEL
+from servers import serve
+
+from vllm_std.demo.sign_video import SignVideo
+
+ENGINE = {"dtype": "float32", "block_size": 32, "enforce_eager": True, "max_model_len": 2048, "seed": 0}
+ENGINE |= {"kv_cache_memory_bytes": 2**28, "max_num_batched_tokens": 2048}
+ENGINE |= {"speculative_config": {"method": "std", "adaptive": False, "top_k": 192}}
+
+
+def run(script: str, *arguments) -> subprocess.CompletedProcess:
+    command = [sys.executable, ROOT / "scripts" / script, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """A folder of three videos, and what is right to answer about each to the one question."""
+    folder, answers, asked = tmp_path_factory.mktemp("videos"), {}, None
+    for number in range(3):
+        video = SignVideo(scenes=20, seed=7)
+        video.write(folder / f"{number}.mp4")
+        asked = video.ask("list", sentences=2)
+        answers[f"{number}.mp4"] = asked["answer"]
+    return folder, asked["question"], answers
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+        options = json.dumps({"method": "std", "adaptive": False, "top_k": 192})
+        with serve(str(SIGN_MODEL), tmp_path_factory.mktemp("log") / "log", "--speculative-config", options) as url:
+            yield url
+
+
+@pytest.mark.parametrize("flags", [[], ["--plain"]])
+def test_the_client_streams_the_answer(server, videos, flags):
+    folder, question, answers = videos
+    done = run("client.py", folder / "2.mp4", question, "--url", server, *flags)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == answers["2.mp4"]
+    assert "tokens of prompt; the first token after" in done.stderr
+
+
+def test_two_sides_of_one_server_say_the_same(server, videos):
+    folder, question, _ = videos
+    done = run("ab.py", question, question, "--video", folder / "2.mp4", "--url", server)
+    assert done.returncode == 0, done.stderr
+    assert "plain: " in done.stdout and "std: " in done.stdout
+    assert "2 of 2 answers equal; time per token, plain over std" in done.stdout
+
+
+def test_a_batch_goes_on_where_it_was_interrupted(videos, tmp_path):
+    """An answer is kept, a line cut short is asked again, and a file that is no video stops nothing."""
+    folder, question, answers = videos
+    out, before = tmp_path / "answers.jsonl", {"video": "0.mp4", "answer": "of an earlier run"}
+    out.write_text(json.dumps(before) + "\n" + '{"video": "1.mp4", "ans')
+    (folder / "broken.mp4").write_bytes(b"not a video")
+    arguments = [folder, "--model", SIGN_MODEL, "--question", question, "--out", out, "--tokens", 100]
+    arguments += ["--at-once", 2, "--engine", json.dumps(ENGINE)]
+    done = run("batch.py", *arguments)
+    assert done.returncode == 1 and "4 videos, 1 answered before." in done.stderr, done.stderr[-3000:]
+    rows = {row["video"]: row for row in map(json.loads, out.read_text().splitlines())}
+    assert rows["0.mp4"] == before and len(rows) == 4
+    assert {name: rows[name]["answer"] for name in ("1.mp4", "2.mp4")} == {
+        name: answers[name] for name in ("1.mp4", "2.mp4")
+    }
+    assert rows["1.mp4"]["finish_reason"] == "stop" and rows["1.mp4"]["prompt_tokens"] > 360
+    assert rows["broken.mp4"]["error"]
+    (folder / "broken.mp4").unlink()
+    done = run("batch.py", *arguments)
+    assert done.returncode == 0 and "3 videos, 3 answered before." in done.stderr
+    assert {row["video"] for row in map(json.loads, out.read_text().splitlines())} == set(answers)
