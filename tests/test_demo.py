@@ -1,8 +1,10 @@
 """`vllm-std demo`: the bundled model answers about a video, through std as through plain vLLM, with fewer passes."""
 
 import json
+import subprocess
 
 import pytest
+from conftest import ROOT
 from typer.testing import CliRunner
 
 from vllm_std.cli import app
@@ -24,9 +26,10 @@ def cache(tmp_path, monkeypatch):
 
 
 def test_the_bundled_model_is_right_and_takes_fewer_passes():
-    code, stdout, stderr = demo("--json")
-    assert code == 0, stderr
-    found = json.loads(stdout)
+    """By the script that a clone has for it."""
+    done = subprocess.run([ROOT / "scripts/demo.sh", "--json"], capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout)
     assert found["greedy_equal"] and found["answer_is_right"]
     assert found["plain_target_passes"] >= found["tokens"] > 100, "one pass a token, as without std"
     assert found["target_passes"] < found["tokens"] / 3

@@ -1,0 +1,123 @@
+"""README is short, its links lead somewhere, and each command that it shows is executed."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import full_models
+import pytest
+from conftest import ROOT, SIGN_MODEL
+from servers import serve
+from typer.testing import CliRunner
+from vllm.engine.arg_utils import EngineArgs
+from vllm.entrypoints.cli.serve import cmd_init
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+from vllm_std.cli import app
+from vllm_std.config import StdConfig
+from vllm_std.demo.sign_video import make
+
+TEXT = (ROOT / "README.md").read_text()
+WORDS = 2600  # ten minutes for 260 words a minute, the generated matrix apart
+ELSEWHERE = {"./scripts/demo.sh": "test_demo.py", "./scripts/test.sh": "now", "pip install .": "test_release.py"}
+ENGINE = {"dtype": "float32", "block_size": 32, "enforce_eager": True, "max_model_len": 2048, "max_num_seqs": 4}
+ENGINE |= {"kv_cache_memory_bytes": 2**28}
+FLAGS = ["--engine", json.dumps(ENGINE)]
+SHORT = {  # what keeps a command short here, and fits it to a CPU
+    "vllm-std bench --model": ["--tokens", 4, "--limit", 1, "--std", '{"calibrate": false}', *FLAGS],
+    "vllm-std bench --url": ["--tokens", 8, "--limit", 2],
+    "vllm-std acceptance": ["--tokens", 8, "--k", 128, *FLAGS],
+    "python scripts/batch.py": ["--tokens", 8, *FLAGS],
+}
+
+
+def commands() -> list[str]:
+    """The indented lines outside of fences, without what is said about them."""
+    text = re.sub(r"^```.*?^```$", "", TEXT, flags=re.MULTILINE | re.DOTALL)
+    return [line.split("  #")[0].strip() for line in text.splitlines() if line.startswith("    ")]
+
+
+@pytest.mark.fast
+def test_it_takes_ten_minutes_and_its_links_lead_somewhere():
+    text = re.sub(r"<!-- support matrix: begin.*support matrix: end -->", "", TEXT, flags=re.DOTALL)
+    assert len(text.split()) < WORDS
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+            if not link.startswith("http"):
+                assert (page.parent / link.split("#")[0]).exists(), (page.name, link)
+
+
+@pytest.mark.fast
+def test_files_that_the_pages_name_are_there():
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
+        for name in re.findall(r"`(?:python )?((?:scripts|configs|tests|docs|vllm_std)/[\w./-]+)", page.read_text()):
+            assert (ROOT / name).exists(), (page.name, name)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with what the commands name: a clip, prompts, videos with questions, and the repository's folders."""
+    folder = tmp_path_factory.mktemp("readme")
+    for name in ("scripts", "configs"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / "prompts.jsonl").write_text(json.dumps({"prompt": "What can be seen at 123?"}) + "\n")
+    (folder / "FOLDER").mkdir()
+    make(folder / "FOLDER/clip.mp4", scenes=12, patches=2, seed=1, sentences=1)
+    (folder / "clip.mp4").symlink_to(folder / "FOLDER/clip.mp4")
+    (folder / "MODEL").symlink_to(SIGN_MODEL)
+    known = {f"Qwen/Qwen{name}-VL-7B-Instruct": full_models.MODELS[f"qwen{name}-vl-7b"] for name in ("2", "2.5")}
+    for hub, model in (known | full_models.BASES).items():
+        full_models.make(*model, folder / hub)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> str:
+    options = json.dumps({"method": "std", "adaptive": False, "top_k": 192})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+        with serve(str(SIGN_MODEL), tmp_path_factory.mktemp("log") / "log", "--speculative-config", options) as url:
+            yield url
+
+
+def takes(words: list[str]) -> None:
+    """`vllm serve` with std: read by vLLM's parser, and all it is made of but the engine; test_server.py serves."""
+    parser = FlexibleArgumentParser()
+    (command,) = cmd_init()
+    command.subparser_init(parser.add_subparsers(dest="subparser"))
+    args = parser.parse_args(words[1:])
+    args.model = args.model_tag or args.model
+    args.model = str(Path(args.model).resolve())
+    assert type(EngineArgs.from_cli_args(args).create_engine_config().speculative_config) is StdConfig
+
+
+@pytest.mark.parametrize("command", [command for command in commands() if command not in ELSEWHERE])
+def test_a_command_works(command, place, request, monkeypatch):
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0" if "acceptance" in command else "1")
+    if "http://localhost:8000" in command or command.startswith(("python scripts/client", "python scripts/ab")):
+        url = request.getfixturevalue("server")
+        command = command.replace("http://localhost:8000", url)
+        command += f" --url {url}" * (url not in command)
+    words = shlex.split(command)
+    words += [str(word) for start, more in SHORT.items() if command.startswith(start) for word in more]
+    if words[0] == "vllm":
+        return takes(words)
+    if words[0] == "vllm-std":
+        done = CliRunner().invoke(app, words[1:])
+        assert done.exit_code == 0, done.output[-3000:]
+        assert done.stdout
+    else:
+        assert words.pop(0) == "python"
+        done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+
+
+@pytest.mark.fast
+def test_no_command_is_left_out():
+    found = commands()
+    assert len(found) > 15 and set(ELSEWHERE) <= set(found)
+    assert all(start in " ".join(found) for start in SHORT)
