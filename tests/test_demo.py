@@ -40,6 +40,8 @@ BAD = {
     "a video alone": (["--video", "clip.mp4"], "--video needs --question."),
     "no video": (["--video", "/nowhere/clip.mp4", "--question", "What?"], "/nowhere/clip.mp4 is not a file"),
     "no JSON": (["--engine", "eager"], "--engine eager is not a JSON object"),
+    "no policy": (["--policy", "best"], "std would not start here: selection='best'"),
+    "no model": (["--model", "/nowhere"], "std would not start here: "),
 }
 
 
@@ -47,5 +49,6 @@ BAD = {
 @pytest.mark.parametrize("name", BAD)
 def test_what_does_not_work_is_one_sentence(name):
     arguments, says = BAD[name]
-    code, _, stderr = demo(*arguments)
-    assert code == 2 and says in stderr and stderr.count("\n") == 1
+    code, stdout, stderr = demo(*arguments)
+    ours = [line for line in stderr.splitlines() if line.startswith("vllm-std: ")]
+    assert code == 2 and stdout == "" and says in stderr and ours == stderr.splitlines()[-1:]

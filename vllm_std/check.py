@@ -28,6 +28,13 @@ def check(model: str | None, options: dict[str, Any]) -> list[Finding]:
     return found + _model(model, options) if model and all(finding.ok is not False for finding in found) else found
 
 
+def require(model: str, options: dict[str, Any]) -> None:
+    """Raise ValueError for what would end a server with std a minute after its start."""
+    for finding in check(model, options):
+        if finding.ok is False:
+            raise ValueError(f"std would not start here: {finding.says}")
+
+
 def _vllm() -> Finding:
     from vllm_std import seams
 

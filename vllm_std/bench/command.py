@@ -68,7 +68,7 @@ def _load(files, folders, concurrency, tokens, limit, temperature):
 
 def _found(model: str | None, url: str | None, load, engine: dict, std: dict) -> dict[str, Any]:
     """Raises ValueError for what does not work, naming it."""
-    from vllm_std import __version__
+    from vllm_std import __version__, check
     from vllm_std.bench import report, run
     from vllm_std.seams import bench as seam
     from vllm_std.seams import vllm_version
@@ -78,7 +78,7 @@ def _found(model: str | None, url: str | None, load, engine: dict, std: dict) ->
             raise ValueError("--engine and --std are for servers that are started here: leave them out with --url.")
         server, name = run.running_server(url), seam.model_of(url.rstrip("/"))[1]
     elif model and not url:
-        _refuse(model, engine, std)
+        check.require(model, engine | {"speculative_config": {"method": "std"} | std})
         server, name = run.own_servers(model, engine, std), model
     else:
         raise ValueError("give --model, to start servers with, or --url, of a running one.")
@@ -87,15 +87,6 @@ def _found(model: str | None, url: str | None, load, engine: dict, std: dict) ->
     settings |= {"temperature": load.temperature, "engine": engine, "std": std}
     settings |= {"vllm": vllm_version(), "vllm_std": __version__}
     return {"settings": settings, "device": _device(), "rows": report.rows(raw)}
-
-
-def _refuse(model: str, engine: dict, std: dict) -> None:
-    """What `vllm-std check` refuses would end the server after a minute."""
-    from vllm_std import check
-
-    for finding in check.check(model, engine | {"speculative_config": {"method": "std"} | std}):
-        if finding.ok is False:
-            raise ValueError(f"std would not start here: {finding.says}")
 
 
 def _device() -> str:

@@ -54,6 +54,7 @@ def demo(
     The servers are real, and so are the OpenAI client and the stream. Without --model the bundled model, trained on
     generated videos, answers about one of them; that takes two minutes on a laptop without a GPU.
     """
+    from vllm_std.check import require
     from vllm_std.cli import _json, fail, quiet
 
     quiet()
@@ -61,9 +62,9 @@ def demo(
     options = {"method": "std", "adaptive": False, "num_speculative_tokens": gamma, "top_k": top_k, "selection": policy}
     show = (lambda text, nl=True: None) if as_json else typer.echo
     try:
-        given = _question(video, question)
+        settings, given = _engine(_json(engine)), _question(video, question)
+        require(model, settings | {"speculative_config": options})
         show(f"video:    {given.video}\nquestion: {given.text}")
-        settings = _engine(_json(engine))
         drafted = _served(model, settings | {"speculative_config": options}, given, tokens, show)
         plain = _served(model, settings, given, tokens, show)
     except (ValueError, OSError) as error:
