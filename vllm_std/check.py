@@ -98,9 +98,9 @@ def _model(model: str, options: dict[str, Any]) -> list[Finding]:
 
 
 def _sentence(error: Exception) -> str:
-    if hasattr(error, "errors"):  # pydantic's, around a sentence
-        return error.errors()[0]["msg"].removeprefix("Value error, ")
-    return str(error).strip().splitlines()[0]
+    """Its first line; vLLM goes on with advice, and pydantic wraps both."""
+    said = error.errors()[0]["msg"].removeprefix("Value error, ") if hasattr(error, "errors") else str(error)
+    return (said.strip() or type(error).__name__).splitlines()[0]
 
 
 def table(found: list[Finding]) -> Table:

@@ -78,7 +78,7 @@ def plot(shown: list[dict], title: str, file: Path) -> None:
     axes.axhline(1, color="gray", linewidth=1)
     axes.set_xscale("log", base=2)
     axes.set_xticks(at, [str(concurrency) for concurrency in at])
-    axes.set(title=title, xlabel="requests at a time", ylabel="std over plain vLLM (above 1: faster)")
+    axes.set(title=title, xlabel="requests at a time", ylabel="speed of std, plain vLLM being 1")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend()
