@@ -10,10 +10,13 @@ from tiny_models import CONFIGS, DEMO_MODEL, IMAGE_TOKEN, SPECIAL, TOKENIZER_FIL
 Q7 = dict(hidden_size=3584, num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4, vocab_size=152064)
 Q72 = dict(hidden_size=8192, num_hidden_layers=80, num_attention_heads=64, num_key_value_heads=8, vocab_size=152064)
 L8 = dict(hidden_size=4096, num_attention_heads=32, num_key_value_heads=8)
-Q7, Q72 = Q7 | dict(intermediate_size=18944), Q72 | dict(intermediate_size=29568)
+NO_WINDOW = dict(sliding_window=32768, use_sliding_window=False, max_window_layers=28)  # as Qwen publishes them
+Q7, Q72 = Q7 | NO_WINDOW | dict(intermediate_size=18944), Q72 | NO_WINDOW | dict(intermediate_size=29568)
 QWEN3 = L8 | dict(num_hidden_layers=36, head_dim=128, intermediate_size=12288, vocab_size=151936)
 LLAMA3 = L8 | dict(num_hidden_layers=32, intermediate_size=14336, vocab_size=128256)
 VICUNA = L8 | dict(num_hidden_layers=32, num_key_value_heads=32, intermediate_size=11008, vocab_size=32064)
+VICUNA |= dict(model_type="llama")
+LINEAR = dict(rope_type="linear", rope_theta=1e4, factor=2.5)
 DUAL_CHUNK = dict(chunk_size=262144, local_size=8192, original_max_position_embeddings=262144)
 
 MROPE = dict(rope_type="default", rope_theta=1e6, mrope_section=[16, 24, 24])
@@ -30,7 +33,7 @@ MODELS = {
     "qwen3-vl-8b": ("qwen3_vl", dict(QWEN3, max_position_embeddings=262144, rope_parameters=MROPE_3)),
     "llava-onevision-7b": ("llava_onevision", dict(Q7, max_position_embeddings=32768, model_type="qwen2")),
     "llava-onevision-72b": ("llava_onevision", dict(Q72, max_position_embeddings=32768, model_type="qwen2")),
-    "llava-next-video-7b": ("llava_next_video", dict(VICUNA, max_position_embeddings=4096, model_type="llama")),
+    "llava-next-video-7b": ("llava_next_video", VICUNA | dict(max_position_embeddings=4096, rope_parameters=LINEAR)),
     "llama-3.1-8b": ("llama", dict(LLAMA3, max_position_embeddings=131072)),
     "qwen3-8b": ("qwen3", dict(QWEN3, max_position_embeddings=40960)),
     "qwen2.5-7b-1m": ("qwen2", dict(Q7, max_position_embeddings=1010000, dual_chunk_attention_config=DUAL_CHUNK)),
