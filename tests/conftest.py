@@ -76,6 +76,14 @@ class Engines:
         gc.collect()
 
 
+@pytest.fixture(autouse=True)
+def environment():
+    """An engine that starts here makes vLLM keep the environment as it is then; a later test may set another."""
+    from vllm import envs
+
+    envs.disable_envs_cache()
+
+
 @pytest.fixture(params=["interpret", "torch"])
 def way(request, monkeypatch):
     """Selection by its Triton kernels (interpreted on CPU), and by what stands in for them there."""

@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import full_models
@@ -77,10 +78,12 @@ def place(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory) -> str:
     options = json.dumps({"method": "std", "adaptive": False, "top_k": 192})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
-        with serve(str(SIGN_MODEL), tmp_path_factory.mktemp("log") / "log", "--speculative-config", options) as url:
-            yield url
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:  # ends before the test that asks for a server first does
+            patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+            log = tmp_path_factory.mktemp("log") / "log"
+            url = stack.enter_context(serve(str(SIGN_MODEL), log, "--speculative-config", options))
+        yield url
 
 
 def takes(words: list[str]) -> None:
