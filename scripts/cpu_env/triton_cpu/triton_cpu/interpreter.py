@@ -1,4 +1,5 @@
-"""Mends Triton's interpreter where vLLM's own kernels meet its edges, and spares it work that it repeats."""
+"""Mends Triton's interpreter where vLLM's own kernels meet its edges, spares it work that it repeats, and puts native
+code in its place where there is any (`native`)."""
 
 import numpy as np
 import triton
@@ -23,6 +24,9 @@ def register() -> None:
     from vllm.v1.sample.ops import topk_topp_sampler
 
     topk_topp_sampler.HAS_TRITON = False
+    from triton_cpu.native import launch
+
+    launch.install()
 
 
 def _mend_masks(builder) -> None:
