@@ -84,7 +84,7 @@ def environment():
     envs.disable_envs_cache()
 
 
-@pytest.fixture(params=["interpret", "torch"])
+@pytest.fixture(params=["interpret", "torch", "native"])
 def way(request, monkeypatch):
     """Selection by its Triton kernels (interpreted on CPU), and by what stands in for them there."""
     monkeypatch.setattr("vllm_std.selection.keys.ON_CPU", request.param)

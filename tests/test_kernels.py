@@ -82,12 +82,13 @@ CASES = [  # dtype, cached dtype, block size, query heads, KV heads, head size, 
 ]
 
 
+@pytest.mark.parametrize("way", ["kernels", "native"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(str(part).removeprefix("torch.") for part in case))
-def test_a_round_is_what_torch_makes_of_it(monkeypatch, case):
+def test_a_round_is_what_torch_makes_of_it(monkeypatch, case, way):
     monkeypatch.setattr(keys, "ON_CPU", "torch")
     expected, lengths = Case(torch.device("cpu"), *case).run()
-    monkeypatch.setattr(keys, "ON_CPU", "interpret")
-    got, seq_lens = Case(DEVICE, *case).run()
+    monkeypatch.setattr(keys, "ON_CPU", "interpret" if way == "kernels" else way)
+    got, seq_lens = Case(DEVICE if way == "kernels" else torch.device("cpu"), *case).run()
     assert torch.equal(seq_lens, lengths)
     # Sums in another order may swap blocks of nearly the same score.
     same = [len(set(a.tolist()) & set(b.tolist())) for a, b in zip(got.flatten(0, 1), expected.flatten(0, 1))]

@@ -1,6 +1,6 @@
 """Where the keys of a paged KV cache lie, as kernels read them."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import triton
@@ -13,13 +13,13 @@ TRITON_DTYPES = {
 }  # fmt: skip
 
 
-# On CPU, where Triton only interprets, `plain` does in torch what the kernels do; tests have them interpreted, or
-# compiled without being run.
-ON_CPU: Literal["torch", "interpret", "compile"] = "torch"
+# On a CPU the loops of `native` do what the kernels do; tests have `plain` do it in torch, or the kernels interpreted,
+# or compiled without being run.
+ON_CPU: Literal["native", "torch", "interpret", "compile"] = "native"
 
 
 def by_kernel(tensor: Tensor) -> bool:
-    return tensor.is_cuda or ON_CPU != "torch"
+    return tensor.is_cuda or ON_CPU in ("interpret", "compile")
 
 
 def interpreted(tensor: Tensor) -> bool:
@@ -32,8 +32,10 @@ class KeyCache:
 
     caches: [layers] of [blocks, KV heads, ...] of equal strides and dtype. order: [block size, head size] offset of a
     channel inside the block of a head; plain: token * strides[2] + channel says the same. scales: [layers], what a
-    quantised key is to be multiplied by.
+    quantised key is to be multiplied by. layout: the same as `native` reads it, once that has looked.
     """
+
+    layout: Any = None
 
     def __init__(self, caches: list[Tensor], order: Tensor, plain: bool, scales: list[float]):
         cache, self.block_size = caches[0], len(order)

@@ -1,4 +1,4 @@
-"""What the kernels of selection do, in torch: used on CPU, where Triton only interprets, and to test them against.
+"""What selection does, in torch that can be read: what the kernels of a GPU and the loops of a CPU are tested against.
 
 Arguments and results are those of the methods that call these functions. Nothing here is meant for a GPU.
 """
@@ -21,11 +21,16 @@ def keep_queries(kept: Tensor, query: Tensor, query_start_loc: Tensor) -> None:
     kept[: len(rows)] = query[torch.minimum(rows, end - 1).clamp(min=0)]
 
 
+def completed(block_size: int, length: Tensor, table: Tensor, of: range, newest: int) -> Tensor:
+    """[n] physical ids of the `newest` complete blocks of some rows, int64."""
+    rows = slice(of.start, of.stop)
+    block = length[rows, None] // block_size - 1 - torch.arange(newest)
+    return table[rows].gather(1, block.clamp(min=0).long())[block >= 0].long()
+
+
 def summarise(means: Tensor, cache: KeyCache, length: Tensor, table: Tensor, of: range, newest: int) -> None:
     """`KeySummaries.update`; of: its rows."""
-    rows = slice(of.start, of.stop)
-    block = length[rows, None] // cache.block_size - 1 - torch.arange(newest)
-    physical = table[rows].gather(1, block.clamp(min=0).long())[block >= 0].long()
+    physical = completed(cache.block_size, length, table, of, newest)
     for layer, kept in enumerate(means):
         keys = cache.read(layer, physical).unflatten(2, (means.shape[3], -1))
         kept[physical] = keys.float().mean(3).to(means.dtype)
@@ -71,6 +76,17 @@ def verify_mass(
     unwritten = chosen[..., None] * size + torch.arange(size) >= length[..., None]
     exact = block_lse(query, keys).masked_fill(unwritten[:, None, None], -torch.inf).logsumexp(-1)
     return lse.scatter(-1, chosen[:, None, None].expand_as(exact), exact).softmax(-1).sum((1, 2))
+
+
+def score(scorer, cache: KeyCache, seen: Round, num_rows: int, ranking) -> None:
+    """`Scorer.run`."""
+    rows = seen.scored[:num_rows].nonzero()[:, 0]
+    mass = torch.zeros(num_rows, scorer.width)
+    for layer, (means, queries, scale) in enumerate(zip(scorer.means, scorer.queries, scorer.scales)):
+        for some in rows.split(8) if len(rows) else ():  # few at once, which bounds the memory of a large batch
+            got = verify_mass(scorer.mask, scorer.read, means, queries, scale, cache, layer, seen, some)
+            mass[some, : got.shape[1]] = got
+        ranking.remember(mass, seen, num_rows, layer * num_rows, num_rows)
 
 
 def remember(ranking, mass: Tensor, seen: Round, layer: int) -> None:

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from vllm_std.selection import plain
+from vllm_std.selection import native
 from vllm_std.selection.keys import by_kernel
 
 
@@ -34,7 +34,7 @@ class QueryWindow:
         _, reqs, window, heads, size = self.kept.shape
         query = query.view(-1, heads, size)
         if not by_kernel(query):
-            return plain.keep_queries(self.kept[layer], query, query_start_loc)
+            return native.keep_queries(self.kept[layer], query, query_start_loc)
         assert query.stride()[1:] == (size, 1)
         grid = (window, min(len(query_start_loc) - 1, reqs))
         padded = triton.next_power_of_2(heads * size)

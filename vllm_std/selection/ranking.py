@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vllm_std.mask import MaskShape
 from vllm_std.seams.copies import async_tensor_h2d
-from vllm_std.selection import plain
+from vllm_std.selection import native, plain
 from vllm_std.selection.base import Round
 from vllm_std.selection.keys import by_kernel, interpreted
 
@@ -250,7 +250,7 @@ class Ranking:
         """
         mask, (layers, max_rows, width) = self.mask, tables.shape
         if not by_kernel(tables):
-            return plain.fill(self, tables, seq_lens, seen, num_rows)
+            return native.fill(self, tables, seq_lens, seen, num_rows)
         _fill[num_rows, layers](
             tables, width, seq_lens, self.blocks, self.scores, self.frontier, self.enough, seen.length, seen.slots,
             self.budget, seen.table, seen.table.stride(0), max_rows, seen.table.shape[1], mask.top,

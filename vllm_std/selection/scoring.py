@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from vllm_std.mask import MaskShape, cdiv
-from vllm_std.selection import plain
+from vllm_std.selection import native
 from vllm_std.selection.base import Round
 from vllm_std.selection.keys import TRITON_DTYPES, KeyCache, by_kernel, interpreted, read_keys
 from vllm_std.selection.ranking import Ranking, pick
@@ -165,7 +165,7 @@ class Scorer:
     def run(self, cache: KeyCache, seen: Round, num_rows: int, ranking: Ranking) -> None:
         """Score the first `num_rows` rows of a batch, where `seen.scored` is not 0, and have their best remembered."""
         if not by_kernel(self.means):
-            return self._run_plain(cache, seen, num_rows, ranking)
+            return native.score(self, cache, seen, num_rows, ranking)
         total = len(self.means) * num_rows
         for first in range(0, total, self.pairs):
             pairs = min(self.pairs, total - first)
@@ -175,15 +175,6 @@ class Scorer:
             self._read(cache, seen, num_rows, first, pairs)
             self._sum(cache, seen, num_rows, first, pairs, whole=True)
             ranking.remember(self.mass, seen, num_rows, first, pairs)
-
-    def _run_plain(self, cache: KeyCache, seen: Round, num_rows: int, ranking: Ranking) -> None:
-        rows = seen.scored[:num_rows].nonzero()[:, 0]
-        mass = torch.zeros(num_rows, self.width)
-        for layer, (means, queries, scale) in enumerate(zip(self.means, self.queries, self.scales)):
-            for some in rows.split(8) if len(rows) else ():  # few at once, which bounds the memory of a large batch
-                got = plain.verify_mass(self.mask, self.read, means, queries, scale, cache, layer, seen, some)
-                mass[some, : got.shape[1]] = got
-            ranking.remember(mass, seen, num_rows, layer * num_rows, num_rows)
 
     def _sizes(self, cache: KeyCache) -> dict:
         group = self.heads // cache.kv_heads

@@ -66,9 +66,14 @@ class Selector:
             self.scorer = Scorer(self.mask, self.summaries.means, self.queries.kept, *sizes)
 
     def warm_up(self) -> None:
-        """Compile what no CUDA graph holds, before the first request waits for it. Nobody drafts yet."""
+        """Compile what no CUDA graph holds, and on a CPU all of it, before a request waits. Nobody drafts yet."""
         if self.summaries is not None:
             self.summaries.update(self.cache, self.round.length, self.round.table, range(1), 1)
+        if self.round.table.is_cpu:
+            self.fill(1, torch.zeros(1, dtype=torch.int32))
+            if self.queries.kept.numel():
+                starts = torch.zeros(2, dtype=torch.int32)
+                self.queries.see(0, self.queries.kept.new_empty(0, *self.queries.kept.shape[3:]), starts)
 
     def miss(self, slots: np.ndarray, tokens: np.ndarray, prompt_done: np.ndarray, length: np.ndarray) -> None:
         """Note a dense pass that nobody drafts after; on the host alone, so that plain decoding costs what it does.

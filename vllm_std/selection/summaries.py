@@ -8,7 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from vllm_std.mask import cdiv
-from vllm_std.selection import plain
+from vllm_std.selection import native
 from vllm_std.selection.keys import KeyCache, by_kernel, read_keys
 
 GRANULE = 16  # tokens of one mean key: with keys and values cached in the model's dtype, 1/32 of the KV bytes
@@ -66,7 +66,7 @@ class KeySummaries:
         length: [reqs] int32 verified tokens, 0 for a row to leave alone; table: [reqs, blocks] int32.
         """
         if not by_kernel(self.means):
-            return plain.summarise(self.means, cache, length, table, rows, newest)
+            return native.summarise(self.means, cache, length, table, rows, newest)
         layers, _, kv_heads, granules, _ = self.means.shape
         grid = (newest, len(rows) * kv_heads, layers)
         if all(grid):

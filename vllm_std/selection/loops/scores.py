@@ -1,0 +1,141 @@
+"""The scores of `verify`, and the best of them: `plain.score` in one pass over each (layer, request) pair."""
+
+import math
+
+import numpy as np
+from numba import carray, njit, prange
+
+from vllm_std.selection.loops.dots import dots, dots_of_means
+from vllm_std.selection.loops.values import FAST, compiled, exp, pointer, prefetch
+
+LOWEST = np.float32(-1e30)
+AHEAD = 2  # blocks whose keys are fetched before their turn
+
+
+@njit(error_model="numpy")
+def highest(values):
+    """As whole numbers in the same order, because their comparison vectorises."""
+    bits, top = values.view(np.int32), np.int32(-(2**31))
+    for i in range(len(bits)):
+        ordered = bits[i] ^ ((bits[i] >> 31) & 0x7FFFFFFF)
+        top = max(top, np.int32(ordered))
+    return np.int32(top ^ ((top >> 31) & 0x7FFFFFFF)).view(np.float32)
+
+
+@njit(fastmath=FAST, error_model="numpy")
+def _exponentials(logits, top, each, worth, out):
+    """out[i]: `worth` times the sum of exp(logits - top) over `each` of them. Returns the sum of out."""
+    total = np.float32(0)
+    for i in range(len(out) * each):
+        logits[i] = exp(logits[i] - top)
+    for i in range(len(out)):
+        part = np.float32(0)
+        for k in range(i * each, (i + 1) * each):
+            part += logits[k]
+        out[i] = part * worth
+        total += out[i]
+    return total
+
+
+@njit
+def best(scores, first, last, k, out):
+    """The `k` highest of scores[first:last] in increasing order of place, the earlier of equal ones; how many."""
+    many = max(0, last - first)
+    if k <= 0:
+        return 0
+    if many <= k:
+        for i in range(many):
+            out[i] = first + i
+        return many
+    least = np.partition(scores[first:last], many - k)[many - k]
+    room = k
+    for i in range(first, last):
+        room -= scores[i] > least
+    count = 0
+    for i in range(first, last):
+        tie = scores[i] == least and room > 0
+        if tie or scores[i] > least:
+            room -= tie
+            out[count] = i
+            count += 1
+    return count
+
+
+@njit(error_model="numpy")
+def _to_read(looks, sink, first_recent, written, read):
+    """Sink and recent window, and the best others by their means: `read` blocks at most, in increasing order."""
+    chosen = np.empty(min(written, read), np.int64)
+    begin = min(sink, first_recent)
+    for block in range(begin):
+        chosen[block] = block
+    count = begin + best(looks, begin, first_recent, len(chosen) - begin - (written - first_recent), chosen[begin:])
+    for block in range(first_recent, written):
+        chosen[count] = block
+        count += 1
+    return chosen[:count]
+
+
+@njit(error_model="numpy")
+def _mass(
+    keys, strides, key_table, key_scale, lanes, order, means, mean_table, q, table, length, size, sink, first_recent,
+    read,
+):  # fmt: skip
+    """[written blocks] attention of one query to each block of one layer, as `plain.verify_mass`."""
+    heads, kv_heads, granules = len(q), means.shape[1], means.shape[2]
+    group, complete, written = heads // kv_heads, length // size, (length + size - 1) // size
+    logits, sums = np.empty((heads, complete * granules), np.float32), np.zeros((heads, written), np.float32)
+    looks, tops = np.zeros(written, np.float32), np.empty(heads, np.float32)
+    dots_of_means(means, mean_table, q, table[:complete], logits)
+    for head in range(heads):
+        tops[head] = highest(logits[head])
+        share = np.float32(size // granules)
+        total = _exponentials(logits[head], tops[head], granules, share, sums[head, :complete])
+        for block in range(complete):
+            looks[block] += sums[head, block] / total
+    chosen = _to_read(looks, sink, first_recent, written, read)
+    exact = np.empty((heads, len(chosen) * size), np.float32)
+    for i in range(len(chosen)):
+        for kv in range(kv_heads):
+            begin = table[chosen[i]] * strides[0] + kv * strides[1]
+            if i + AHEAD < len(chosen):
+                prefetch(keys, table[chosen[i + AHEAD]] * strides[0] + kv * strides[1], strides[2])
+            some = keys[begin : begin + strides[2]]
+            dots(some, key_table, lanes, order, q, kv * group, (kv + 1) * group, exact, i * size)
+    exact *= key_scale
+    for i in range(len(chosen)):
+        for token in range(max(0, length - chosen[i] * size), size):
+            exact[:, i * size + token] = LOWEST
+    mass, read_sums = np.zeros(written, np.float32), np.empty(len(chosen), np.float32)
+    for head in range(heads):
+        top = max(tops[head], highest(exact[head]))
+        _exponentials(exact[head], top, size, np.float32(1), read_sums)
+        sums[head] *= np.float32(math.exp(tops[head] - top))
+        for i in range(len(chosen)):
+            sums[head, chosen[i]] = read_sums[i]
+        mass += sums[head] / sums[head].sum()
+    return mass
+
+
+@compiled(parallel=True)
+def score(
+    addresses, like, strides, key_table, key_scales, lanes, order, means, mean_table, queries, scored, slots, tables,
+    size, sink, recent, read, blocks, scores, frontier,
+):  # fmt: skip
+    """`Scorer.run`. queries: [layers, rows, heads, head size] float32, scaled; the rest as `native.score` has it."""
+    layers, rows, top = len(means), len(scored), blocks.shape[2]
+    for pair in prange(layers * rows):
+        layer, row = pair // rows, pair % rows
+        length, slot = scored[row], slots[row]
+        if length <= 0:
+            continue
+        keys = carray(pointer(addresses[layer], like), (means.shape[1] * strides[0],))
+        first_recent = max(length - recent, 0) // size
+        mass = _mass(
+            keys, strides, key_table, key_scales[layer], lanes, order, means[layer], mean_table, queries[layer, row],
+            tables[row], length, size, sink, first_recent, read,
+        )  # fmt: skip
+        kept = np.empty(top, np.int64)
+        for i in range(best(mass, sink, first_recent, top, kept)):
+            blocks[layer, slot, i], scores[layer, slot, i] = kept[i], mass[kept[i]]
+        if layer == 0:
+            frontier[slot] = first_recent
