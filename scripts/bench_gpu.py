@@ -249,7 +249,9 @@ class Engine:
             for number in range(len(inputs))
         ]  # fmt: skip
         self.probe.begin()
-        outputs = self.bench.generate(inputs, params)
+        from vllm_std.seams import lab
+
+        outputs = lab.generate(self.bench.llm, inputs, params)
         self.probe.clock.idle()
         return outputs
 
@@ -283,7 +285,9 @@ def text_prompts(engine: Engine, batch: int, context: int) -> list:
 
     make, tasks = Maker(engine.llm.get_tokenizer(), context - 500, context, seed=0), list(QUESTIONS)
     asked = [make(tasks[number % len(tasks)], context, number)["prompt"] for number in range(batch)]
-    return [engine.bench.render(Prompt("", None, [{"role": "user", "content": text}])) for text in asked]
+    from vllm_std.seams import lab
+
+    return [lab.render(engine.bench.llm, Prompt("", None, [{"role": "user", "content": text}])) for text in asked]
 
 
 def video_prompts(engine: Engine, batch: int, context: int) -> list:

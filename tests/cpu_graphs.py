@@ -18,13 +18,15 @@ from conftest import runner_of
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only
-from triton.runtime.interpreter import GridExecutor
+from triton.runtime.interpreter import InterpretedFunction
 from vllm import _custom_ops, envs
 from vllm.config.compilation import CUDAGraphMode
 from vllm.model_executor.layers.attention import Attention
 from vllm.platforms import current_platform
 from vllm.v1.attention.backends.cpu_attn import CPUAttentionMetadataBuilder, _get_attn_isa
 from vllm.v1.worker.gpu import cudagraph_utils
+
+from vllm_std.seams import worker
 
 aten, ATTEND = torch.ops.aten, _custom_ops.cpu_attention_with_kv_cache
 ALLOCATES = {aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided}
@@ -180,10 +182,10 @@ def attend(scheduler_metadata=None, **call) -> None:
 @contextmanager
 def capture(graph: CPUGraph, pool=None, stream=None, **_):
     """In place of torch.cuda.graph."""
-    recorder, run = Recorder(graph), GridExecutor.__call__
+    recorder, run = Recorder(graph), InterpretedFunction.run
 
-    def launch_kernel(executor, *args, **kwargs) -> None:
-        recorder.launch(partial(run, executor), *args, **kwargs)
+    def launch_kernel(kernel, *args, grid, warmup, **kwargs) -> None:
+        recorder.launch(partial(run, kernel, grid=grid, warmup=warmup), *args, **kwargs)
 
     def launch_attention(scheduler_metadata, **call) -> None:
         recorder.launch(attend, **call)
@@ -191,7 +193,7 @@ def capture(graph: CPUGraph, pool=None, stream=None, **_):
     with ExitStack() as stack:
         stack.callback(graph.spoil)
         stack.callback(recorder.restore)
-        stack.enter_context(patch.object(GridExecutor, "__call__", launch_kernel))
+        stack.enter_context(patch.object(InterpretedFunction, "run", launch_kernel))
         stack.enter_context(patch.object(_custom_ops, "cpu_attention_with_kv_cache", launch_attention))
         stack.enter_context(patch.object(torch.cuda, "is_current_stream_capturing", lambda: True))
         stack.enter_context(recorder)
@@ -213,6 +215,7 @@ def cpu_graphs(updates_metadata: bool = True):
         patch.object(_custom_ops, "cpu_attention_with_kv_cache", attend),
         patch.object(builder, "supports_draft_decode_metadata_update", updates_metadata),
         patch.object(builder, "update_draft_decode_metadata", lambda self, metadata: None),
+        patch.object(worker, "plan_again", lambda builder, metadata: None),  # `attend` plans for itself
     ):
         yield
 

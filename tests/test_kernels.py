@@ -126,3 +126,13 @@ def test_kernels_stay_inside_what_they_are_given(monkeypatch, case):
         monkeypatch.setattr(InterpreterBuilder, name, access(getattr(InterpreterBuilder, name), mask_at))
     round.run()
     assert len(checked) > 1000
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="loops of a CPU")
+def test_loops_leave_the_threads_that_vllm_has_planned_for():
+    code = (
+        "import torch; from vllm_std.selection import native; torch.set_num_threads(1); native._plainly();"
+        "print(torch.get_num_threads())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.split()[-1] == "1"

@@ -10,6 +10,8 @@ draft     gamma times: the target itself, one token per request, over the masked
 first once and the second gamma times, so that any draft length up to gamma runs without another capture.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -172,10 +174,8 @@ class StdSpeculator(TargetAsDraft):
             if batch_desc.cg_mode == FULL:
                 for _ in range(gamma):
                     self.decode_cudagraph_manager.run_fullgraph(batch_desc)
-            elif self.supports_decode_metadata_update:
+            else:
                 self._draft_eagerly(num_reqs, batch_desc, gamma, bound, across_dp, skip_attn)
-            else:  # vLLM's own loop, which builds metadata anew for each step
-                self._multi_step_decode(num_reqs, skip_attn, batch_desc, across_dp, bound, gamma + 1)
         finally:
             self.drafting = False
 
@@ -185,50 +185,54 @@ class StdSpeculator(TargetAsDraft):
             metadata = self._build_uniform_attn_metadata(batch_desc, num_reqs, 1, bound, step=1)
             slots = self.block_tables.slot_mappings[:, : batch_desc.num_tokens]
             slots = worker.build_slot_mappings_by_layer(slots, self.kv_cache_config)
-        for _ in range(gamma):
-            self._step(num_reqs, batch_desc.num_tokens, metadata, slots, across_dp, EAGER)
+            metadata = self._mask(metadata)
+        with self._context(batch_desc.num_tokens, metadata, slots, across_dp, EAGER):
+            for _ in range(gamma):
+                self._step(num_reqs, batch_desc.num_tokens, metadata, slots)
 
     # ------------------------------------------------------------ one draft step
 
-    def _step(self, num_reqs: int, num_tokens: int, attn_metadata, slot_mappings, across_dp, cg_mode, **_) -> None:
+    def _captured_step(self, num_reqs: int, num_tokens: int, attn_metadata, slots, across_dp, cg_mode, **_) -> None:
+        """One draft step, as vLLM captures it."""
+        metadata = self._mask(attn_metadata)
+        with self._context(num_tokens, metadata, slots, across_dp, cg_mode):
+            self._step(num_reqs, num_tokens, metadata, slots)
+
+    def _mask(self, attn_metadata: dict[str, Any]) -> dict[str, Any]:
+        """Metadata of attention over the masks of this round, an object for each layer."""
+        masked = worker.mask_metadata(attn_metadata, dict(zip(self.layers, self.selector.tables)))
+        worker.limit_length(masked, self.draft_max_seq_len)
+        return masked
+
+    @contextmanager
+    def _context(self, num_tokens: int, metadata, slots, across_dp, cg_mode) -> Iterator[None]:
+        """What the model's layers look up while draft steps run."""
+        of_the_batch = {"num_tokens": num_tokens, "num_tokens_across_dp": across_dp, "slot_mapping": slots}
+        descriptor = {"cudagraph_runtime_mode": cg_mode, "batch_descriptor": worker.BatchDescriptor(num_tokens)}
+        forward = worker.set_forward_context(metadata, self.vllm_config, **of_the_batch, **descriptor)
+        with worker.connector_muted(), forward:
+            yield
+
+    def _step(self, num_reqs: int, num_tokens: int, metadata, slots) -> None:
         """Device work on persistent buffers alone, so that a CUDA graph holds it; num_tokens: requests, padded."""
-        if attn_metadata is not None:
-            worker.limit_length(attn_metadata, self.draft_max_seq_len)
+        if metadata is not None:
             batch = self.idx_mapping[:num_reqs], self.input_buffers.query_start_loc[: num_reqs + 1]
             self.block_tables.compute_slot_mappings(*batch, self.input_buffers.positions[:num_reqs], num_tokens)
-            self._update_draft_decode_metadata(attn_metadata, num_reqs)
+            self._update_draft_decode_metadata(metadata, num_reqs)
+            worker.share_plan(self.attn_groups, metadata)
         self.current_draft_step.add_(1).clamp_(max=self.gamma)  # when graphs are captured, no round has begun
-        self._generate_draft(num_reqs, num_tokens, attn_metadata, slot_mappings, across_dp, cg_mode, self.gamma + 1)
+        self._generate_draft(num_reqs, num_tokens, metadata, slots, None, EAGER, self.gamma + 1)
 
-    def _run_model(
-        self, num_tokens: int, attn_metadata, slot_mappings, num_tokens_across_dp, cudagraph_runtime_mode=EAGER, **_
-    ) -> tuple[Tensor, Tensor]:
+    def _run_model(self, num_tokens: int, attn_metadata, slot_mappings, *_, **__) -> tuple[Tensor, Tensor]:
         """The target's forward, one token per request, as its runner calls it."""
-        if attn_metadata is not None:
-            attn_metadata = worker.mask_metadata(attn_metadata, dict(zip(self.layers, self.selector.tables)))
-        with (
-            worker.connector_muted(),
-            worker.set_forward_context(
-                attn_metadata,
-                self.vllm_config,
-                num_tokens=num_tokens,
-                cudagraph_runtime_mode=cudagraph_runtime_mode,
-                num_tokens_across_dp=num_tokens_across_dp,
-                slot_mapping=slot_mappings,
-                batch_descriptor=worker.BatchDescriptor(num_tokens=num_tokens),
-            ),
-        ):
-            input_ids, embeds = self.input_buffers.input_ids[:num_tokens], None
-            if self.inputs_embeds is not None:
-                embeds = self.inputs_embeds[:num_tokens]
-                embeds.copy_(self.model.embed_input_ids(input_ids))
-                input_ids = input_ids if worker.requires_raw_input_tokens(self.model) else None
-            hidden = self.model(
-                input_ids=input_ids,
-                positions=self._positions(num_tokens),
-                intermediate_tensors=None,
-                inputs_embeds=embeds,
-            )
+        input_ids, embeds = self.input_buffers.input_ids[:num_tokens], None
+        if self.inputs_embeds is not None:
+            embeds = self.inputs_embeds[:num_tokens]
+            embeds.copy_(self.model.embed_input_ids(input_ids))
+            input_ids = input_ids if self.takes_raw_tokens else None
+        hidden = self.model(
+            input_ids=input_ids, positions=self._positions(num_tokens), intermediate_tensors=None, inputs_embeds=embeds
+        )
         return hidden, hidden
 
     def _positions(self, num_tokens: int) -> Tensor:

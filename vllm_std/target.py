@@ -44,6 +44,7 @@ class TargetAsDraft(worker.TargetDependentARSpeculator):
         model_config = self.vllm_config.model_config
         takes_embeds = model_config.supports_multimodal_inputs or model_config.enable_prompt_embeds
         self.inputs_embeds = torch.zeros_like(self.hidden_states) if takes_embeds else None
+        self.takes_raw_tokens = worker.requires_raw_input_tokens(target_model)
         self.adapters = worker.Adapters(target_model)
         self.layers = worker.attention_layers(self.vllm_config)
         self.layer_list = list(self.layers.values())
@@ -113,10 +114,11 @@ class TargetAsDraft(worker.TargetDependentARSpeculator):
 
     def _configure_decode_metadata_update(self) -> None:
         # Its own first step is a decode step too, so this holds for gamma 1 as well.
+        worker.plan_on_cpu(self.attn_groups)
         super(worker.TargetDependentARSpeculator, self)._configure_decode_metadata_update()
 
     def init_cudagraph_manager(self, cudagraph_mode) -> None:
-        full = cudagraph_mode.decode_mode() == FULL and self.supports_decode_metadata_update
+        full = cudagraph_mode.decode_mode() == FULL
         full &= self.vllm_config.lora_config is None  # which adapters a draft step needs is set up on the host
         mode = worker.CUDAGraphMode.FULL_DECODE_ONLY if full else EAGER
         managers = (worker.SpeculatorCudaGraphManager(self.vllm_config, self.device, mode, 1) for _ in range(2))
@@ -132,7 +134,7 @@ class TargetAsDraft(worker.TargetDependentARSpeculator):
         self.drafting = True
         try:
             self.select_cudagraph_manager.capture(self._fill, *of, progress_bar_desc="Capturing selection")
-            self.decode_cudagraph_manager.capture(self._step, *of, progress_bar_desc="Capturing draft steps")
+            self.decode_cudagraph_manager.capture(self._captured_step, *of, progress_bar_desc="Capturing draft steps")
         finally:
             self.drafting = False
 

@@ -27,6 +27,7 @@ def bench(
     tokens: Annotated[int, typer.Option(min=2, help="most tokens of an answer")] = 256,
     limit: Annotated[int | None, typer.Option(min=1, help="ask only the first so many prompts")] = None,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy")] = 0,
+    repeats: Annotated[int, typer.Option(min=1, help="turns of each side")] = 3,
     engine: Annotated[str, typer.Option(help="arguments of vLLM, as JSON: '{\"max_model_len\": 32768}'")] = "{}",
     std: Annotated[str, typer.Option(help="options of std, as JSON: '{\"top_k\": 2048}'")] = "{}",
     out: Annotated[Path, typer.Option(help="folder for results.json, bench.png and vLLM's own report")] = Path("bench"),
@@ -34,14 +35,15 @@ def bench(
 ) -> None:
     """Compare plain vLLM and std on your own prompts, by vLLM's own benchmark (`vllm bench serve`).
 
-    With --model each side has a server of its own, one after the other. Without a GPU the times say nothing about one.
+    With --model each side has a server of its own; plain does not load the plugin. The sides take turns: on a CPU both
+    servers run all the time, on a GPU, which has no memory for two, each is started again for each of its turns.
     """
     from vllm_std.cli import _console, _json, fail, quiet, require_matplotlib
 
     quiet()
     try:
         require_matplotlib()
-        load = _load(prompts, videos, concurrency, tokens, limit, temperature)
+        load = _load(prompts, videos, concurrency, tokens, limit, temperature, repeats)
         out.mkdir(parents=True, exist_ok=True)
         with (out / "vllm-bench.txt").open("w") as report, contextlib.redirect_stdout(report):
             found = _found(model, url, load, _json(engine), _json(std, "--std"))
@@ -58,12 +60,13 @@ def bench(
         console.print(line, highlight=False)
 
 
-def _load(files, folders, concurrency, tokens, limit, temperature):
+def _load(files, folders, concurrency, tokens, limit, temperature, repeats):
     from vllm_std.bench.run import Load
     from vllm_std.lab import prompts
     from vllm_std.plan.command import _values
 
-    return Load(prompts.load(files, folders)[:limit], _values("--concurrency", concurrency), tokens, temperature)
+    asked, at_a_time = prompts.load(files, folders)[:limit], _values("--concurrency", concurrency)
+    return Load(asked, at_a_time, tokens, temperature, repeats)
 
 
 def _found(model: str | None, url: str | None, load, engine: dict, std: dict) -> dict[str, Any]:
@@ -71,7 +74,7 @@ def _found(model: str | None, url: str | None, load, engine: dict, std: dict) ->
     from vllm_std import __version__, check
     from vllm_std.bench import report, run
     from vllm_std.seams import bench as seam
-    from vllm_std.seams import vllm_version
+    from vllm_std.seams import probe, vllm_version
 
     if url and not model:
         if engine or std:
@@ -82,9 +85,10 @@ def _found(model: str | None, url: str | None, load, engine: dict, std: dict) ->
         server, name = run.own_servers(model, engine, std), model
     else:
         raise ValueError("give --model, to start servers with, or --url, of a running one.")
-    raw = run.run(load, server, bool(url), lambda text: typer.echo(text, err=True))
+    at_once = bool(url) or probe.device()["platform"] == "cpu"
+    raw = run.run(load, server, bool(url), at_once, lambda text: typer.echo(text, err=True))
     settings = {"model": name, "one_server": bool(url), "prompts": len(load.prompts), "tokens": load.tokens}
-    settings |= {"temperature": load.temperature, "engine": engine, "std": std}
+    settings |= {"repeats": load.repeats, "temperature": load.temperature, "engine": engine, "std": std}
     settings |= {"vllm": vllm_version(), "vllm_std": __version__}
     return {"settings": settings, "device": _device(), "rows": report.rows(raw)}
 

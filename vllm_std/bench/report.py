@@ -1,69 +1,88 @@
 """What a comparison found: rows for programs, a table, a picture."""
 
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from rich.table import Table
 
+from vllm_std.bench.run import Found
 
-def rows(found: dict[str, dict[int, dict]]) -> list[dict[str, Any]]:
-    """One for each concurrency; speedup: time per output token of plain over that of std, medians over requests."""
+
+def rows(found: Found) -> list[dict[str, Any]]:
+    """One for each concurrency. throughput_ratio: output tokens per second of std over those of plain; speedup: time
+    per output token of plain over that of std, medians over requests. Each is the median over repeats, of ratios of one
+    repeat, and has its lowest and highest value as `..._range`."""
     return [_row(concurrency, plain, found["std"][concurrency]) for concurrency, plain in found["plain"].items()]
 
 
-def _row(concurrency: int, plain: dict, std: dict) -> dict[str, Any]:
-    answers = list(zip(plain["generated_texts"], std["generated_texts"]))
-    drafted = std.get("spec_decode_draft_tokens", 0)
+def _row(concurrency: int, plain: list[dict], std: list[dict]) -> dict[str, Any]:
+    answers = [pair for a, b in zip(plain, std) for pair in zip(a["generated_texts"], b["generated_texts"])]
+    drafted, accepted = (sum(run.get(f"spec_decode_{what}_tokens", 0) for run in std) for what in ("draft", "accepted"))
+    lengths = [run["spec_decode_acceptance_length"] for run in std if run.get("spec_decode_draft_tokens")]
     return {
         "concurrency": concurrency,
+        **_ratios("throughput_ratio", [(b["output_throughput"], a["output_throughput"]) for a, b in zip(plain, std)]),
+        **_ratios("speedup", [(a["median_tpot_ms"], b["median_tpot_ms"]) for a, b in zip(plain, std)]),
         "plain": _side(plain),
         "std": _side(std),
-        "speedup": _ratio(plain["median_tpot_ms"], std["median_tpot_ms"]),
-        "throughput_ratio": _ratio(std["output_throughput"], plain["output_throughput"]),
         "drafted": drafted,
-        "acceptance": round(std["spec_decode_accepted_tokens"] / drafted, 4) if drafted else None,
-        "mean_acceptance_length": round(std["spec_decode_acceptance_length"], 3) if drafted else None,
+        "acceptance": round(accepted / drafted, 4) if drafted else None,
+        "mean_acceptance_length": round(median(lengths), 3) if lengths else None,
         "answers": len(answers),
         "equal_answers": sum(a == b for a, b in answers),
     }
 
 
-def _side(result: dict) -> dict[str, float]:
+def _ratios(name: str, pairs: list[tuple[float, float]]) -> dict[str, Any]:
+    """None where a repeat has no such time, as with answers of one token."""
+    found = [over / under for over, under in pairs if over and under]
+    if len(found) < len(pairs):
+        return {name: None, f"{name}_range": None}
+    return {name: round(median(found), 3), f"{name}_range": [round(min(found), 3), round(max(found), 3)]}
+
+
+def _side(runs: list[dict]) -> dict[str, Any]:
+    """Medians over repeats, and the tokens of one."""
     return {
-        "output_tokens_per_s": round(result["output_throughput"], 2),
-        "tpot_ms": round(result["median_tpot_ms"], 3),
-        "ttft_ms": round(result["median_ttft_ms"], 2),
-        "output_tokens": result["total_output_tokens"],
-        "input_tokens": result["total_input_tokens"],
+        "output_tokens_per_s": round(median(run["output_throughput"] for run in runs), 2),
+        "tpot_ms": round(median(run["median_tpot_ms"] for run in runs), 3),
+        "ttft_ms": round(median(run["median_ttft_ms"] for run in runs), 2),
+        "output_tokens": runs[0]["total_output_tokens"],
+        "input_tokens": runs[0]["total_input_tokens"],
+        "output_tokens_per_s_of_repeats": [round(run["output_throughput"], 2) for run in runs],
+        "tpot_ms_of_repeats": [round(run["median_tpot_ms"], 3) for run in runs],
     }
 
 
-def _ratio(over: float, under: float) -> float | None:
-    return round(over / under, 3) if under else None
-
-
 COLUMNS = (
-    "at a time", "plain tok/s", "std tok/s", "ratio", "plain TPOT ms", "std TPOT ms", "speed-up", "plain TTFT ms",
-    "std TTFT ms", "accepted", "tokens a pass", "equal answers",
+    "at a time", "std over plain, tok/s", "by TPOT", "plain tok/s", "std tok/s", "plain TPOT ms", "std TPOT ms",
+    "plain TTFT ms", "std TTFT ms", "accepted", "tokens a pass", "equal answers",
 )  # fmt: skip
+TITLE = """Medians over repeats, lowest to highest in brackets; TPOT: time per output token after the first,
+TTFT: to the first, medians over requests"""
 
 
 def table(shown: list[dict]) -> Table:
-    made = Table(title="TPOT: time per output token after the first, TTFT: to the first; medians over requests")
+    made = Table(title=TITLE)
     for name in COLUMNS:
         made.add_column(name, justify="right")
     for row in shown:
         plain, std = row["plain"], row["std"]
-        cells = [row["concurrency"], f"{plain['output_tokens_per_s']:.1f}", f"{std['output_tokens_per_s']:.1f}"]
-        cells += [_times(row["throughput_ratio"]), f"{plain['tpot_ms']:.2f}", f"{std['tpot_ms']:.2f}"]
-        cells += [_times(row["speedup"]), f"{plain['ttft_ms']:.0f}", f"{std['ttft_ms']:.0f}"]
+        cells = [row["concurrency"], _times(row, "throughput_ratio"), _times(row, "speedup")]
+        cells += [f"{side['output_tokens_per_s']:.1f}" for side in (plain, std)]
+        cells += [f"{side['tpot_ms']:.2f}" for side in (plain, std)] + [
+            f"{side['ttft_ms']:.0f}" for side in (plain, std)
+        ]
         cells += [row["acceptance"], row["mean_acceptance_length"], f"{row['equal_answers']} of {row['answers']}"]
         made.add_row(*("-" if cell is None else str(cell) for cell in cells))
     return made
 
 
-def _times(ratio: float | None) -> str | None:
-    return f"{ratio:.2f}x" if ratio is not None else None
+def _times(row: dict, name: str) -> str | None:
+    if row[name] is None:
+        return None
+    return "{:.2f}x ({:.2f} to {:.2f})".format(row[name], *row[f"{name}_range"])
 
 
 def plot(shown: list[dict], title: str, file: Path) -> None:

@@ -1,8 +1,8 @@
-"""Both sides of the comparison, one after the other, on the same prompts."""
+"""Both sides of the comparison, in turns, on the same prompts."""
 
 import base64
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,21 @@ LEAVE_OUT = {"vllm_xargs": {"std": False}}
 
 @dataclass(frozen=True)
 class Load:
-    """concurrency: requests at a time, one run for each; tokens: most of an answer."""
+    """concurrency: requests at a time, one run for each; repeats: turns of each side; tokens: most of an answer."""
 
     prompts: list[Prompt]
     concurrency: tuple[int, ...]
     tokens: int
     temperature: float
+    repeats: int
 
 
+Found = dict[str, dict[int, list[dict[str, Any]]]]
 Server = Callable[[str], AbstractContextManager[str]]  # side: base URL of a server, as long as it is needed
 
 
 def own_servers(model: str, engine: dict[str, Any], std: dict[str, Any]) -> Server:
-    """A server for each side: plain vLLM has nothing of std's in its memory."""
+    """A server for each side: plain vLLM does not load the plugin."""
 
     def server(side: str):
         return seam.served(model, engine | ({"speculative_config": {"method": "std"} | std} if side == "std" else {}))
@@ -41,27 +43,36 @@ def running_server(url: str) -> Server:
     return lambda side: nullcontext(url.rstrip("/"))
 
 
-def run(load: Load, server: Server, one_server: bool, say: Callable[[str], None]) -> dict[str, dict[int, dict]]:
-    """{side: {concurrency: what vLLM's benchmark found}}.
+def run(load: Load, server: Server, one_server: bool, at_once: bool, say: Callable[[str], None]) -> Found:
+    """{side: {concurrency: what vLLM's benchmark found in each repeat}}.
 
-    All prompts are asked once before anything is measured, so that both sides find them in their prefix caches, as far
-    as those reach. one_server: std's own, which plain requests leave std out on.
+    The sides take turns, and so does which of them is the first. Each server is asked all prompts once before anything
+    is measured, so that both sides find them in their prefix caches, as far as those reach. one_server: std's own,
+    which plain requests leave std out on; at_once: whether the servers of both sides run all the time.
     """
     conversations = [[inlined(message) for message in prompt.messages] for prompt in load.prompts]
-    found: dict[str, dict[int, dict]] = {}
-    for side in SIDES:
-        body = {"temperature": load.temperature} | (LEAVE_OUT if one_server and side == "plain" else {})
-        with server(side) as url:
-            say(f"{side}: warming up")
-            seam.measure(url, conversations, load.tokens, max(load.concurrency), body)
-            found[side] = {}
-            for concurrency in load.concurrency:
-                say(f"{side}: {concurrency} at a time")
-                found[side][concurrency] = result = seam.measure(url, conversations, load.tokens, concurrency, body)
-                if result["failed"]:
-                    reason = next(error for error in result["errors"] if error).strip().splitlines()[-1]
-                    raise ValueError(f"{result['failed']} of {len(conversations)} requests failed ({side}): {reason}")
+    found: Found = {side: {concurrency: [] for concurrency in load.concurrency} for side in SIDES}
+    with ExitStack() as stack:
+        urls = {side: stack.enter_context(server(side)) for side in SIDES} if at_once else {}
+        for repeat in range(load.repeats):
+            for side in SIDES if repeat % 2 == 0 else reversed(SIDES):
+                body = {"temperature": load.temperature} | (LEAVE_OUT if one_server and side == "plain" else {})
+                with nullcontext(urls[side]) if at_once else server(side) as url:
+                    if repeat == 0 or not at_once:
+                        say(f"{side}: warming up")
+                        seam.measure(url, conversations, load.tokens, max(load.concurrency), body)
+                    for concurrency in load.concurrency:
+                        say(f"{side}: {concurrency} at a time, {repeat + 1} of {load.repeats}")
+                        result = seam.measure(url, conversations, load.tokens, concurrency, body)
+                        _refuse_failures(result, side)
+                        found[side][concurrency].append(result)
     return found
+
+
+def _refuse_failures(result: dict[str, Any], side: str) -> None:
+    if result["failed"]:
+        reason = next(error for error in result["errors"] if error).strip().splitlines()[-1]
+        raise ValueError(f"{result['failed']} of {len(result['errors'])} requests failed ({side}): {reason}")
 
 
 def inlined(message: dict[str, Any]) -> dict[str, Any]:

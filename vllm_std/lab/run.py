@@ -81,19 +81,19 @@ def missing(plan: Plan, prompts: list[Prompt], records: Records) -> set[tuple[st
 
 def run(llm, plan: Plan, prompts: list[Prompt], records: Records, console: Console) -> None:
     """Add a record for each prompt and cell that has none. Raises ValueError for a cell that std cannot do."""
-    from vllm_std.seams.lab import attach
+    from vllm_std.seams import lab
 
     todo = missing(plan, prompts, records)
     waiting = [prompt for prompt in prompts if any((prompt.id, cell) in todo for cell in plan.cells)]
     columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()
-    with attach(llm) as bench, Progress(TextColumn("{task.description}"), *columns, console=console) as progress:
+    with lab.attach(llm) as bench, Progress(TextColumn("{task.description}"), *columns, console=console) as progress:
         for cell in plan.cells:  # so that a cell that cannot be is known at once
             bench.switch(cell.gamma, **cell.selection)
         records.begin(**plan.settings(), **bench.facts(), prompts=digest(prompts))
         task = progress.add_task("", total=len(todo))
         for first in range(0, len(waiting), plan.batch):
             chunk = waiting[first : first + plan.batch]
-            inputs = {prompt.id: bench.render(prompt) for prompt in chunk}
+            inputs = {prompt.id: lab.render(bench.llm, prompt) for prompt in chunk}
             _warn_of_recomputing(bench, plan, inputs, console)
             for cell in plan.cells:
                 asked = [prompt for prompt in chunk if (prompt.id, cell) in todo]
@@ -117,11 +117,13 @@ def _answers(bench, plan: Plan, cell: Cell, prompts: list[Prompt], inputs: dict[
     """One record for each prompt, decoded together in one cell."""
     from vllm import SamplingParams
 
+    from vllm_std.seams import lab
+
     seeds = [plan.seed + zlib.crc32(prompt.id.encode()) for prompt in prompts]
     params = [SamplingParams(temperature=cell.temperature, max_tokens=plan.tokens, seed=seed) for seed in seeds]
     bench.switch(cell.gamma, **cell.selection)
     begun = time.perf_counter()
-    outputs = bench.generate([inputs[prompt.id] for prompt in prompts], params)
+    outputs = lab.generate(bench.llm, [inputs[prompt.id] for prompt in prompts], params)
     seconds = time.perf_counter() - begun
     passes = bench.passes()
     return [

@@ -6,14 +6,27 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from importlib.metadata import entry_points
 from typing import Any
+from unittest.mock import patch
 
 START_S, GONE_S = 3600, 60  # a 72B takes minutes to load and compile
 
 
+def without_std() -> str:
+    """The general plugins of vLLM that are installed here, std left out, as VLLM_PLUGINS names them."""
+    from vllm import envs
+
+    found = [point.name for point in entry_points(group="vllm.general_plugins")]
+    return ",".join(
+        name for name in found if name != "std" and (envs.VLLM_PLUGINS is None or name in envs.VLLM_PLUGINS)
+    )
+
+
 @contextlib.contextmanager
 def served(model: str, options: dict[str, Any]) -> Iterator[str]:
-    """Run `vllm serve` until the block ends; yields its base URL. options: as `vllm.EngineArgs` names them.
+    """Run `vllm serve` until the block ends; yields its base URL. options: as `vllm.EngineArgs` names them; without a
+    `speculative_config` the server does not load this plugin.
 
     Raises ValueError where the server ends before it is up; it has said why on stderr by then.
     """
@@ -23,8 +36,12 @@ def served(model: str, options: dict[str, Any]) -> Iterator[str]:
     port = str(get_open_port())
     command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", model, "--host", "127.0.0.1"]
     server = ServerProcess([*command, "--port", port, *flags(options)], [], show_stdout=False)
+    plugins = {} if "speculative_config" in options else {"VLLM_PLUGINS": without_std()}
     try:
-        with server:
+        with patch.dict(os.environ, plugins):
+            server.start()
+        with contextlib.ExitStack() as stack:
+            stack.callback(server.stop)
             server.wait_until_ready(START_S)
             yield f"http://127.0.0.1:{port}"
             server.stop()

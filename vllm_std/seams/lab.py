@@ -22,6 +22,21 @@ from vllm_std.lab.prompts import Prompt
 Passes = dict[str, list[tuple[int, int]]]
 
 
+def render(llm, prompt: Prompt) -> dict[str, Any]:
+    """Engine input of a prompt (`prompt_token_ids`, ...). Raises ValueError where vLLM cannot take it."""
+    try:
+        if llm.get_tokenizer().chat_template is None:
+            return llm._preprocess_cmpl([prompt.messages[-1]["content"]])[0]
+        return llm._preprocess_chat([prompt.messages])[0]
+    except VLLMValidationError as error:
+        raise ValueError(f"prompt {prompt.id}: {error}") from None
+
+
+def generate(llm, inputs: list[dict[str, Any]], params: list) -> list:
+    """One finished RequestOutput for each of what `render` gave, in order. `LLM.generate` would drop the videos."""
+    return llm._render_and_run_requests(iter(inputs), params, RequestOutput, use_tqdm=False)
+
+
 class Bench:
     """An engine on the bench. Made by `attach`; `max_gamma`: the draft length it was started with."""
 
@@ -35,19 +50,6 @@ class Bench:
         self.scheduler, self.rows, self.speculator = core.scheduler, runner.req_states, runner.speculator
         self.max_gamma = self.scheduler.num_spec_tokens
         self.seen: list[tuple[dict[int, str], torch.Tensor]] = []
-
-    def render(self, prompt: Prompt) -> dict[str, Any]:
-        """Engine input of a prompt (`prompt_token_ids`, ...). Raises ValueError where vLLM cannot take it."""
-        try:
-            if self.llm.get_tokenizer().chat_template is None:
-                return self.llm._preprocess_cmpl([prompt.messages[-1]["content"]])[0]
-            return self.llm._preprocess_chat([prompt.messages])[0]
-        except VLLMValidationError as error:
-            raise ValueError(f"prompt {prompt.id}: {error}") from None
-
-    def generate(self, inputs: list[dict[str, Any]], params: list) -> list:
-        """One finished RequestOutput for each of what `render` gave, in order. `LLM.generate` would drop the videos."""
-        return self.llm._render_and_run_requests(iter(inputs), params, RequestOutput, use_tqdm=False)
 
     def switch(self, gamma: int, **selection) -> None:
         """Draft `gamma` tokens a round and select with other options. Raises ValueError for what std cannot do."""

@@ -106,6 +106,14 @@ LEDGER = (
         "metadata builders accept a block table per layer",
     ),
     Seam(
+        "plan",
+        "supports_draft_decode_metadata_update and update_draft_decode_metadata of std's own CPU_ATTN builders (set)",
+        "the CPU backend plans attention when metadata is built, and building it for each draft step took as long as a "
+        "fifth of that step",
+        "none",
+        "CPUAttentionMetadataBuilder updates draft metadata in place",
+    ),
+    Seam(
         "draft graphs",
         "SpeculatorCudaGraphManager, and what a step needs of TargetDependentARSpeculator's multi-step decode",
         "vLLM fuses all steps of one draft length into a graph, or rebuilds metadata on the host for each step; a "

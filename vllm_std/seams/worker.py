@@ -4,6 +4,8 @@ import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import chain
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -35,8 +37,8 @@ __all__ = [
     "Adapters", "Attention", "BatchDescriptor", "CUDAGraphMode", "DefaultModelState", "FullAttentionSpec",
     "GPUModelRunner", "SpeculatorCudaGraphManager", "TargetDependentARSpeculator", "attention_layers",
     "build_slot_mappings_by_layer", "connector_muted", "dispatch_cg_and_sync_dp", "find_keys", "limit_length",
-    "mask_metadata", "observe_queries", "only_group", "prepare_decode_inputs", "query_scale", "ranks_agree",
-    "require_full_attention", "requires_raw_input_tokens", "set_forward_context",
+    "mask_metadata", "observe_queries", "only_group", "plan_on_cpu", "prepare_decode_inputs", "query_scale",
+    "ranks_agree", "require_full_attention", "requires_raw_input_tokens", "set_forward_context", "share_plan",
 ]  # fmt: skip
 
 
@@ -65,7 +67,8 @@ def require_full_attention(vllm_config, layers: list[Attention], model_state, kv
 def only_group(attn_groups):
     """The one attention group of a full-attention model. Raises ValueError where std does not know its backend."""
     names = sorted({group.backend.get_name() for groups in attn_groups for group in groups})
-    if len(attn_groups) != 1 or len(attn_groups[0]) != 1 or names[0] not in BACKENDS:
+    known = len(attn_groups) == 1 and len(attn_groups[0]) == 1 and names[0] in BACKENDS
+    if not known or not attn_groups[0][0].supports_draft_decode_metadata_update:
         raise ValueError(
             f"speculative method 'std' does not support --attention-backend={','.join(names)}: use "
             f"{' or '.join(BACKENDS)}, one for all layers."
@@ -153,6 +156,30 @@ def limit_length(metadata: dict[str, Any], max_seq_len: int) -> None:
     """Tell attention kernels how long a masked request can be; what they are planned by is the whole context."""
     for layer in metadata.values():
         layer.max_seq_len = max_seq_len
+
+
+def share_plan(attn_groups, metadata: dict[str, Any]) -> None:
+    """Give all layers the plan of the one that a backend updates, the first of the group: it may be another object."""
+    updated = metadata[attn_groups[0][0].layer_names[0]]
+    if hasattr(updated, "scheduler_metadata"):
+        for layer in metadata.values():
+            layer.scheduler_metadata = updated.scheduler_metadata
+
+
+def plan_on_cpu(attn_groups) -> None:
+    """Have std's own builders of CPU_ATTN plan each draft step on the metadata of the first, as those of other backends
+    can by themselves, instead of building metadata anew."""
+    for group in chain.from_iterable(attn_groups):
+        if group.backend.get_name() == "CPU_ATTN":
+            builder = group.get_metadata_builder()
+            builder.supports_draft_decode_metadata_update = True
+            builder.update_draft_decode_metadata = lambda metadata, builder=builder: plan_again(builder, metadata)
+
+
+def plan_again(builder, metadata) -> None:
+    """Plan CPU attention for the lengths as they are now."""
+    common = SimpleNamespace(**vars(metadata), num_reqs=len(metadata.seq_lens), block_table_tensor=metadata.block_table)
+    metadata.scheduler_metadata = builder.build(0, common).scheduler_metadata
 
 
 def query_scale(layer: Attention) -> float:

@@ -17,7 +17,10 @@ TILE = 16  # tokens of a tile of AMX keys
 
 
 def _plainly() -> bool:
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    threads = torch.get_num_threads()
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    if torch.get_num_threads() != threads:  # numba's own start gives OpenMP all cores, and vLLM has planned for fewer
+        torch._C.set_num_threads(threads)  # of torch.set_num_threads vLLM's CPU worker makes a warning
     return keys.ON_CPU == "torch"
 
 

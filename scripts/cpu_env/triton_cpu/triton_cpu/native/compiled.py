@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import numba
 import numpy as np
+import torch
 from numba import types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 
 
 def compiled(*signatures: str) -> Callable:
@@ -25,3 +26,20 @@ def _pointer(typing, address):
 def words(address, count):
     """[count] int32 at an address that a tensor holds."""
     return numba.carray(_pointer(np.uint64(address)), (count,))
+
+
+def raw(tensor: torch.Tensor) -> np.ndarray:
+    """A tensor as numpy: bfloat16, which numpy has not, as int16."""
+    return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def as_float(value):
+    """float32 of what `raw` gives."""
+    raise NotImplementedError
+
+
+@overload(as_float, inline="always")
+def _as_float(value):
+    if value == types.int16:
+        return lambda value: np.int32(np.int32(value) << np.int32(16)).view(np.float32)
+    return lambda value: value

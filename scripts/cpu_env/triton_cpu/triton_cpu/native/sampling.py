@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from triton_cpu.native.compiled import compiled
+from triton_cpu.native.compiled import as_float, compiled, raw
 from triton_cpu.native.launch import native
 from triton_cpu.native.noise import DRAFTING, noised_argmax, steps_have_seeds
 
@@ -12,6 +12,34 @@ from triton_cpu.native.noise import DRAFTING, noised_argmax, steps_have_seeds
 def apply_temperature(logits_ptr, expanded_idx_mapping_ptr, temperature_ptr, vocab_size):
     temperatures = temperature_ptr[expanded_idx_mapping_ptr]
     logits_ptr[:, :vocab_size] /= torch.where(temperatures == 0, 1.0, temperatures)[:, None]
+
+
+@compiled(
+    *(
+        f"boolean({kind}[:, :], int64[:], float32[:], {kind}[:, :, :], {kind}[:, :], int64[:], int64, int64[:, :],"
+        " float32[:, :])"
+        for kind in ("float32", "int16")
+    )
+)
+def _greedy(logits, requests, temperatures, kept, source, columns, block, argmax, most):
+    """Keep logits that a draft was sampled from, and take the best token of each block where the temperature is 0.
+    int16 is bfloat16. Returns whether there are other rows."""
+    others, vocabulary = False, logits.shape[1]
+    for row in range(len(logits)):
+        request = requests[row]
+        if len(kept) and request >= 0:
+            kept[request, columns[row], :vocabulary] = source[row]
+        if request >= 0 and temperatures[request] != 0:
+            others = True
+            continue
+        for part in range(most.shape[1]):
+            best, at = np.float32(-np.inf), part * block
+            for token in range(part * block, min((part + 1) * block, vocabulary)):
+                value = as_float(logits[row, token])
+                if value > best:
+                    best, at = value, token
+            argmax[row, part], most[row, part] = at, best
+    return others
 
 
 @native(
@@ -24,25 +52,34 @@ def gumbel_sample(
     expanded_idx_mapping_ptr, seeds_ptr, pos_ptr, temp_ptr, vocab_size, BLOCK_SIZE, IS_DRAFTING, APPLY_TEMPERATURE,
     USE_FP64,
 ):  # fmt: skip
-    if USE_FP64:
+    logits, requests, kept, source = logits_ptr, expanded_idx_mapping_ptr, logits_cache_ptr, logits_cache_source_ptr
+    if USE_FP64 or logits.dtype not in (torch.float32, torch.bfloat16):
         return NotImplemented
-    requests = expanded_idx_mapping_ptr
+    columns = torch.zeros(len(requests), dtype=torch.int64)
+    if kept is not None:
+        if kept.dtype != logits.dtype:
+            return NotImplemented
+        columns += logits_cache_col_ptr
+    else:
+        kept, source = logits.new_empty(0, 0, 0), logits
+    argmax, most = local_argmax_ptr.numpy(), local_max_ptr.numpy()
+    others = _greedy(
+        raw(logits[:, :vocab_size]), requests.numpy(), temp_ptr.numpy(), raw(kept), raw(source[:, :vocab_size]),
+        columns.numpy(), BLOCK_SIZE, argmax, most,
+    )  # fmt: skip
+    if not others:
+        return
     owned = requests >= 0
     temperatures, seeds = (torch.where(owned, of[requests], 0) for of in (temp_ptr, seeds_ptr))
-    if logits_cache_ptr is not None:
-        columns = logits_cache_col_ptr.expand(len(requests))
-        rows = owned.nonzero()[:, 0]
-        logits_cache_ptr[requests[rows], columns[rows], :vocab_size] = logits_cache_source_ptr[rows, :vocab_size]
-        if steps_have_seeds():
-            seeds = seeds ^ columns.long() << 32
-    logits = logits_ptr[:, :vocab_size].float()
-    if APPLY_TEMPERATURE and bool(temperatures.any()):
-        logits = logits / torch.where(temperatures == 0, 1.0, temperatures)[:, None]
+    if logits_cache_ptr is not None and steps_have_seeds():
+        seeds = seeds ^ columns << 32
+    values = logits[:, :vocab_size].float()
+    if APPLY_TEMPERATURE:
+        values = values / torch.where(temperatures == 0, 1.0, temperatures)[:, None]
     positions = pos_ptr + DRAFTING if IS_DRAFTING else pos_ptr
     noised_argmax(
-        logits.contiguous().numpy(), seeds.numpy(), positions.numpy(), temperatures.numpy(), BLOCK_SIZE,
-        local_argmax_ptr.numpy(), local_max_ptr.numpy(),
-    )  # fmt: skip
+        values.contiguous().numpy(), seeds.numpy(), positions.numpy(), temperatures.numpy(), BLOCK_SIZE, argmax, most
+    )
 
 
 @native("gpu.sample.min_p._min_p_kernel", unused="logits_stride BLOCK_SIZE")
