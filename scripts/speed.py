@@ -127,6 +127,7 @@ def mha_model() -> str:
 def side(pipe, group: Group, std: dict[str, Any] | None) -> None:
     """Answer ("load", row, tokens) with what an untimed run gave, and each ("run",) with that of a timed one."""
     llm = engine(group, std)
+    pipe.send("ready")
     inputs, params = [], []
     while (asked := pipe.recv())[0] != "end":
         if asked[0] == "load":
@@ -207,20 +208,21 @@ class Turns:
     """Processes of the sides of a group; leaving the block ends them."""
 
     group: Group
-    std: dict[str, Any]
+    std: dict[str, dict[str, Any]]  # options of each side of std, by its name
     pipes: dict[str, Any] = field(default_factory=dict)
 
     def __enter__(self):
         spawn, kept = multiprocessing.get_context("spawn"), dict(os.environ)
-        for name, runner in {**PLAIN, "std": "1"}.items():
+        for name, runner in {**PLAIN, **dict.fromkeys(self.std, "1")}.items():
             os.environ.update(VLLM_USE_V2_MODEL_RUNNER=runner, VLLM_ENABLE_V1_MULTIPROCESSING="0")
             os.environ.update(VLLM_CPU_OMP_THREADS_BIND="nobind", VLLM_LOGGING_LEVEL="ERROR", HF_HUB_OFFLINE="1")
-            if name != "std":
+            if name in PLAIN:
                 os.environ["VLLM_PLUGINS"] = others()
             self.pipes[name], there = spawn.Pipe()
-            given = self.std if name == "std" else None
-            spawn.Process(target=side, args=(there, self.group, given), daemon=True).start()
+            args = there, self.group, self.std.get(name)
+            spawn.Process(target=side, args=args, daemon=True).start()
             there.close()
+            self.pipes[name].recv()  # std times its steps at start-up, so nothing else may run then
             os.environ.clear()
             os.environ.update(kept)
         return self
@@ -236,7 +238,9 @@ class Turns:
     def measure(self, row: Row, tokens: int, repeats: int) -> dict[str, Any]:
         """A record of the row."""
         for name in self.pipes:
+            begun = time.perf_counter()
             self.ask(name, "load", row, tokens)
+            typer.echo(f"{row.name}: {name} loaded in {time.perf_counter() - begun:.0f} s", err=True)
         runs, orders, answers = [], itertools.cycle(itertools.permutations(self.pipes)), {}
         for repeat in range(repeats):
             for name in next(orders):
@@ -244,7 +248,7 @@ class Turns:
                 answers.setdefault(name, got)
                 facts = ("seconds", "tokens", "drafted", "accepted")
                 runs.append({"side": name, "repeat": repeat} | {fact: got[fact] for fact in facts})
-        return {"runs": runs, "prompt_tokens": answers["std"]["prompt_tokens"]} | compared(row, answers)
+        return {"runs": runs, "prompt_tokens": answers["plain V2"]["prompt_tokens"]} | compared(row, answers)
 
 
 def others() -> str:
@@ -257,7 +261,7 @@ def others() -> str:
 def compared(row: Row, answers: dict[str, dict]) -> dict[str, Any]:
     """How many answers of std are those of plain, of plain those of the other runner, and right as far as they go."""
     ids = {name: got["ids"] for name, got in answers.items()}
-    equal = {name: sum(map(list.__eq__, ids[name], ids["plain V2"])) for name in ("std", "plain V1")}
+    equal = {name: sum(map(list.__eq__, ids[name], ids["plain V2"])) for name in ids}
     found: dict[str, Any] = {"equal_to_plain_v2": equal}
     if row.prompts.startswith("videos"):
         known = [prompt.answer or "" for prompt in questions(row)]
@@ -277,22 +281,23 @@ def main(
     only: Annotated[str, typer.Option(help="rows whose name has this")] = "",
     tokens: Annotated[int, typer.Option(help="of each answer")] = 256,
     repeats: Annotated[int, typer.Option(help="turns of each side")] = 5,
-    std: Annotated[str, typer.Option(help="options of std, as JSON; none are its defaults")] = "{}",
+    std: Annotated[list[str], typer.Option(help="options of std, as JSON; repeatable, each is a side")] = ["{}"],
 ) -> None:
     """Measure rows and write a record of each."""
     prepare()
     out.mkdir(parents=True, exist_ok=True)
+    options = {"std" if text == "{}" else f"std {text}": json.loads(text) for text in std}
     for group in GROUPS:
         rows = [row for row in group.rows if only in row.name]
         if not rows:
             continue
-        with Turns(group, json.loads(std)) as turns:
+        with Turns(group, options) as turns:
             for row in rows:
                 found = turns.measure(row, tokens, repeats)
                 record = {"row": asdict(row), "title": group.title, "synthetic_acceptance": group.synthetic}
-                record |= {"std": json.loads(std), "answer_tokens": tokens, **hardware(), **found}
+                record |= {"std": options, "answer_tokens": tokens, **hardware(), **found}
                 (out / f"{row.name}.json").write_text(json.dumps(record, indent=1) + "\n")
-                typer.echo(line(record))
+                typer.echo("\n".join(lines(record)))
 
 
 def hardware() -> dict[str, Any]:
@@ -321,35 +326,40 @@ def rates(record: dict, name: str) -> list[float]:
     return [run["tokens"] / run["seconds"] for run in record["runs"] if run["side"] == name]
 
 
-def ratios(record: dict) -> list[float]:
+def ratios(record: dict, name: str) -> list[float]:
     """std over the faster plain side, turn by turn."""
-    plain = max((rates(record, name) for name in PLAIN), key=statistics.median)
-    return [std / other for std, other in zip(rates(record, "std"), plain)]
+    plain = max((rates(record, plain) for plain in PLAIN), key=statistics.median)
+    return [std / other for std, other in zip(rates(record, name), plain)]
 
 
-def line(record: dict) -> str:
-    row, turns = record["row"], ratios(record)
-    plain = {name: statistics.median(rates(record, name)) for name in PLAIN}
+def lines(record: dict) -> list[str]:
+    """A line of the table for each side of std."""
+    return [line(record, name) for name in record["std"]]
+
+
+def line(record: dict, name: str) -> str:
+    row, turns = record["row"], ratios(record, name)
+    medians = [statistics.median(rates(record, side)) for side in (*PLAIN, name)]
     drafted, accepted, tokens = (
-        sum(run[what] for run in record["runs"] if run["side"] == "std") for what in ("drafted", "accepted", "tokens")
+        sum(run[what] for run in record["runs"] if run["side"] == name) for what in ("drafted", "accepted", "tokens")
     )
     share = f"{accepted / drafted:.3f}" if drafted else "none drafted"
     if record["synthetic_acceptance"]:
         share += f" (synthetic, {record['synthetic_acceptance']})"
-    equal = f"{record['equal_to_plain_v2']['std']} of {row['batch']}" if not record["synthetic_acceptance"] else "-"
-    right = f"{record['right']['std']}" if "right" in record else "-"
+    equal = f"{record['equal_to_plain_v2'][name]} of {row['batch']}" if not record["synthetic_acceptance"] else "-"
+    right = f"{record['right'][name]} of {row['batch']}" if "right" in record else "-"
     cells = [
         record["title"], f"{row['batch']} x {row['context']}",
+        str(record["std"][name].get("num_speculative_tokens", 5)),
         f"**{statistics.median(turns):.2f}x** ({min(turns):.2f} to {max(turns):.2f})",
-        *(f"{rate:.0f}" for rate in (plain["plain V1"], plain["plain V2"], statistics.median(rates(record, "std")))),
-        share, f"{tokens / max(tokens - accepted, 1):.1f}", equal, right,
+        *(f"{rate:.0f}" for rate in medians), share, f"{tokens / max(tokens - accepted, 1):.1f}", equal, right,
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |"
 
 
 HEAD = (
-    "model", "batch x context", "std over plain", "V1 tok/s", "V2 tok/s", "std tok/s", "accepted", "tokens a pass",
-    "equal answers", "right",
+    "model", "batch x context", "gamma", "std over plain", "V1 tok/s", "V2 tok/s", "std tok/s", "accepted",
+    "tokens a pass", "equal answers", "right",
 )  # fmt: skip
 
 
@@ -360,7 +370,9 @@ def table() -> str:
     repeats = max(run["repeat"] for run in first["runs"]) + 1
     said = f"{first['device']}, {first['dtype']}, vLLM {first['vllm']}, torch {first['torch']}; blocks of 32, greedy, "
     said += f"{first['answer_tokens']} tokens an answer, {repeats} turns of each side (median, lowest to highest):"
-    return "\n".join([said, "", f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|", *map(line, records)])
+    return "\n".join(
+        [said, "", f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|", *itertools.chain(*map(lines, records))]
+    )
 
 
 @app.command("table")

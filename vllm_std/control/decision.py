@@ -5,6 +5,7 @@ from vllm_std.control.outlook import Outlook
 ON, OFF, BETTER = 0.03, 0.005, 0.01  # log of the gain: to begin, to end, and to change from one length to another
 HOPELESS = -0.05  # the gain at which a look ends although its budget is not spent
 WORTH = 0.15  # the gain if all drafts were accepted that makes a look worth its cost
+PROMISING = 0.4  # the same that makes the first look worth what the budget does not cover yet
 LOOK = 3  # rounds until an outcome is known: the first drafts without scores, the second's comes a step late
 FIRST, ENOUGH = 4, 16  # outcomes before a look tries longer drafts, and before they alone are the judge
 LONG = 32  # rounds after which a look ends that has not shown a gain
@@ -14,14 +15,17 @@ RESTS = 128, 256  # plain steps before the next look, and if this was not the fi
 class Decision:
     """at: place of the chosen length among all; 0 is plain decoding.
 
-    Drafting begins with a look at the shortest length, whose worst cost the budget must cover. Until there are outcomes
-    enough it ends when that is spent, and from then on when it is expected to gain nothing.
+    Drafting begins with a look at the shortest length, whose worst cost the budget must cover. The first may borrow
+    where much can be gained: if verifying takes as long as several plain steps, as on a CPU, a server would save for it
+    longer than most answers last. Until there are outcomes enough a look ends when its cost is spent, and from then on
+    when it is expected to gain nothing.
     """
 
     def __init__(self):
         self.at = 0
         self.seen, self.proven = 0, False  # outcomes since drafting began; whether they are the judge
         self.before, self.limit = 0.0, 0.0  # budget when drafting began, and at which the look ends
+        self.looked = False
         self.since, self.rest = 0, 0  # steps since drafting began or ended, and plain ones before it may begin again
 
     @property
@@ -53,12 +57,13 @@ class Decision:
         cost = LOOK * float(outlook.seconds[1] - outlook.seconds[0])
         if gain < ON and outlook.perfect[1:].max() < WORTH:
             return "cost"
-        if budget < cost or self.since < self.rest:
+        covered = budget >= cost or not self.looked and outlook.perfect[1:].max() > PROMISING
+        if not covered or self.since < self.rest:
             return "acceptance"
         if gain > ON and outlook.unsure > gain:  # plain steps are to be measured first
             return "probe"
-        self.at, self.since, self.seen = 1, 0, 0
-        self.before, self.limit = budget, budget - cost
+        self.at, self.since, self.seen, self.looked = 1, 0, 0, True
+        self.before, self.limit = budget, max(budget - cost, -LOOK * outlook.plain)
         return "on" if gain > ON else "probe"
 
     def _look(self, best: int, gain: float, budget: float) -> str:

@@ -15,12 +15,9 @@ START_S, GONE_S = 3600, 60  # a 72B takes minutes to load and compile
 
 def without_std() -> str:
     """The general plugins of vLLM that are installed here, std left out, as VLLM_PLUGINS names them."""
-    from vllm import envs
-
-    found = [point.name for point in entry_points(group="vllm.general_plugins")]
-    return ",".join(
-        name for name in found if name != "std" and (envs.VLLM_PLUGINS is None or name in envs.VLLM_PLUGINS)
-    )
+    found = [point.name for point in entry_points(group="vllm.general_plugins") if point.name != "std"]
+    asked = os.environ.get("VLLM_PLUGINS")
+    return ",".join(name for name in found if asked is None or name in asked.split(","))
 
 
 @contextlib.contextmanager
