@@ -278,7 +278,7 @@ app = typer.Typer(help=__doc__, rich_markup_mode=None)
 @app.command("run")
 def main(
     out: Annotated[Path, typer.Option(help="folder for the records")] = RESULTS,
-    only: Annotated[str, typer.Option(help="rows whose name has this")] = "",
+    only: Annotated[str, typer.Option(help="rows whose name has one of these, separated by commas")] = "",
     tokens: Annotated[int, typer.Option(help="of each answer")] = 256,
     repeats: Annotated[int, typer.Option(help="turns of each side")] = 5,
     std: Annotated[list[str], typer.Option(help="options of std, as JSON; repeatable, each is a side")] = ["{}"],
@@ -288,7 +288,7 @@ def main(
     out.mkdir(parents=True, exist_ok=True)
     options = {"std" if text == "{}" else f"std {text}": json.loads(text) for text in std}
     for group in GROUPS:
-        rows = [row for row in group.rows if only in row.name]
+        rows = [row for row in group.rows if any(part in row.name for part in only.split(","))]
         if not rows:
             continue
         with Turns(group, options) as turns:
