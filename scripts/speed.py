@@ -1,7 +1,7 @@
-"""README's speed table: plain vLLM without the plugin, on Model Runner V1 and V2, and std, by the clock.
+"""The speed table of docs/speed.md: plain vLLM without the plugin, on Model Runner V1 and V2, and std, by the clock.
 
     python scripts/speed.py run --out scripts/results/speed        # half an hour on two cores; a JSON for each row
-    python scripts/speed.py table                                  # README's table from these; --check only compares
+    python scripts/speed.py table                                  # the table from these; --check only compares
 
 Each side is an engine in a process of its own, with the same model, prompts and arguments. They take turns, so what
 disturbs the machine disturbs all; an idle one waits for its turn. All prompts are in the prefix cache and were answered
@@ -25,7 +25,7 @@ from vllm_std.demo.sign_video import make
 from vllm_std.lab.prompts import Prompt, from_file, from_videos
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS, README, CACHE = ROOT / "scripts/results/speed", ROOT / "README.md", ROOT / ".cache/speed"
+RESULTS, PAGE, CACHE = ROOT / "scripts/results/speed", ROOT / "docs/speed.md", ROOT / ".cache/speed"
 BEGIN, END = "<!-- speed: begin (scripts/speed.py table) -->", "<!-- speed: end -->"
 PLAIN = {"plain V1": "0", "plain V2": "1"}  # and its VLLM_USE_V2_MODEL_RUNNER
 VIDEO = {"media_io_kwargs": {"video": {"video_backend": "opencv", "num_frames": -1}}, "max_num_batched_tokens": 32768}
@@ -376,14 +376,16 @@ def table() -> str:
 
 
 @app.command("table")
-def write(check: Annotated[bool, typer.Option(help="Only say whether README has the table as it is.")] = False) -> None:
-    """Make README's table of the records."""
-    text = README.read_text()
+def write(
+    check: Annotated[bool, typer.Option(help="Only say whether the page has the table as it is.")] = False,
+) -> None:
+    """Make the table of the records."""
+    text = PAGE.read_text()
     before, rest = text.split(BEGIN)
     made = f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}"
     if check:
         raise typer.Exit(made != text)
-    README.write_text(made)
+    PAGE.write_text(made)
 
 
 if __name__ == "__main__":
