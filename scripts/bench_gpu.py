@@ -241,6 +241,8 @@ class Engine:
         """Decode all at once. whole: to the last token, past the end of the answer; seed: also of synthetic luck."""
         from vllm import SamplingParams
 
+        from vllm_std.seams import lab
+
         params = [
             SamplingParams(
                 temperature=temperature, max_tokens=tokens, ignore_eos=whole, seed=1000 * seed + number,
@@ -249,8 +251,6 @@ class Engine:
             for number in range(len(inputs))
         ]  # fmt: skip
         self.probe.begin()
-        from vllm_std.seams import lab
-
         outputs = lab.generate(self.bench.llm, inputs, params)
         self.probe.clock.idle()
         return outputs
@@ -282,11 +282,10 @@ def text_prompts(engine: Engine, batch: int, context: int) -> list:
     from prompts import QUESTIONS, Maker
 
     from vllm_std.lab.prompts import Prompt
+    from vllm_std.seams import lab
 
     make, tasks = Maker(engine.llm.get_tokenizer(), context - 500, context, seed=0), list(QUESTIONS)
     asked = [make(tasks[number % len(tasks)], context, number)["prompt"] for number in range(batch)]
-    from vllm_std.seams import lab
-
     return [lab.render(engine.bench.llm, Prompt("", None, [{"role": "user", "content": text}])) for text in asked]
 
 

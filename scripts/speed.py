@@ -1,6 +1,6 @@
 """The speed table of docs/speed.md: plain vLLM without the plugin, on Model Runner V1 and V2, and std, by the clock.
 
-    python scripts/speed.py run --out scripts/results/speed        # half an hour on two cores; a JSON for each row
+    python scripts/speed.py run --out scripts/results/speed        # a JSON for each row
     python scripts/speed.py table                                  # the table from these; --check only compares
 
 Each side is an engine in a process of its own, with the same model, prompts and arguments. They take turns, so what
@@ -12,17 +12,22 @@ import itertools
 import json
 import multiprocessing
 import os
+import random
 import statistics
+import subprocess
+import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+import marked
 import typer
 
 from vllm_std.demo import MODEL
 from vllm_std.demo.sign_video import make
 from vllm_std.lab.prompts import Prompt, from_file, from_videos
+from vllm_std.seams.bench import without_std
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PAGE, CACHE = ROOT / "scripts/results/speed", ROOT / "docs/speed.md", ROOT / ".cache/speed"
@@ -90,9 +95,6 @@ def prepare() -> None:
             if not (path := folder / f"signs-{number:02d}.mp4").with_suffix(".json").exists():
                 make(path, scenes, patches, seed=number + 1, sentences=16)
     if not (CACHE / "text.jsonl").exists():
-        import subprocess
-        import sys
-
         command = [sys.executable, str(ROOT / "scripts/prompts.py"), "--tokenizer", str(ROOT / ".cache/smollm2")]
         subprocess.run([*command, "--out", str(CACHE / "text.jsonl"), "--count", "40"], check=True)
 
@@ -108,7 +110,7 @@ def questions(row: Row) -> list[Prompt]:
 
 
 def mha_model() -> str:
-    """The bundled model's shape with as many KV heads as query heads, of size 128, and weights that say nothing."""
+    """A text model with as many KV heads as query heads, of size 128, and weights that say nothing."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -152,19 +154,14 @@ def engine(group: Group, std: dict[str, Any] | None):
 
 
 def speculative(group: Group, std: dict[str, Any]) -> dict[str, Any]:
-    from vllm_std.config import StdConfig
-
     options = {"method": "std"} | std
     if group.synthetic is not None:
-        length = std.get("num_speculative_tokens", StdConfig.num_speculative_tokens)
-        rates = [round(group.synthetic ** (position + 1), 4) for position in range(length)]
+        rates = [round(group.synthetic ** (position + 1), 4) for position in range(std["num_speculative_tokens"])]
         options |= {"rejection_sample_method": "synthetic", "synthetic_acceptance_rates": rates}
     return options
 
 
 def load(llm, row: Row, tokens: int):
-    import random
-
     from vllm import SamplingParams
 
     from vllm_std.seams import lab
@@ -217,7 +214,7 @@ class Turns:
             os.environ.update(VLLM_USE_V2_MODEL_RUNNER=runner, VLLM_ENABLE_V1_MULTIPROCESSING="0")
             os.environ.update(VLLM_CPU_OMP_THREADS_BIND="nobind", VLLM_LOGGING_LEVEL="ERROR", HF_HUB_OFFLINE="1")
             if name in PLAIN:
-                os.environ["VLLM_PLUGINS"] = others()
+                os.environ["VLLM_PLUGINS"] = without_std()
             self.pipes[name], there = spawn.Pipe()
             args = there, self.group, self.std.get(name)
             spawn.Process(target=side, args=args, daemon=True).start()
@@ -251,13 +248,6 @@ class Turns:
         return {"runs": runs, "prompt_tokens": answers["plain V2"]["prompt_tokens"]} | compared(row, answers)
 
 
-def others() -> str:
-    """vLLM's plugins here but std, as VLLM_PLUGINS takes them: plain is vLLM without std."""
-    from importlib.metadata import entry_points
-
-    return ",".join(point.name for point in entry_points(group="vllm.general_plugins") if point.name != "std")
-
-
 def compared(row: Row, answers: dict[str, dict]) -> dict[str, Any]:
     """How many answers of std are those of plain, of plain those of the other runner, and right as far as they go."""
     ids = {name: got["ids"] for name, got in answers.items()}
@@ -286,7 +276,10 @@ def main(
     """Measure rows and write a record of each."""
     prepare()
     out.mkdir(parents=True, exist_ok=True)
-    options = {"std" if text == "{}" else f"std {text}": json.loads(text) for text in std}
+    from vllm_std.config import StdConfig
+
+    length = {"num_speculative_tokens": StdConfig.num_speculative_tokens}  # its default, so that a record says it
+    options = {"std" if text == "{}" else f"std {text}": length | json.loads(text) for text in std}
     for group in GROUPS:
         rows = [row for row in group.rows if any(part in row.name for part in only.split(","))]
         if not rows:
@@ -350,7 +343,7 @@ def line(record: dict, name: str) -> str:
     right = f"{record['right'][name]} of {row['batch']}" if "right" in record else "-"
     cells = [
         record["title"], f"{row['batch']} x {row['context']}",
-        str(record["std"][name].get("num_speculative_tokens", 5)),
+        str(record["std"][name]["num_speculative_tokens"]),
         f"**{statistics.median(turns):.2f}x** ({min(turns):.2f} to {max(turns):.2f})",
         *(f"{rate:.0f}" for rate in medians), share, f"{tokens / max(tokens - accepted, 1):.1f}", equal, right,
     ]  # fmt: skip
@@ -380,12 +373,7 @@ def write(
     check: Annotated[bool, typer.Option(help="Only say whether the page has the table as it is.")] = False,
 ) -> None:
     """Make the table of the records."""
-    text = PAGE.read_text()
-    before, rest = text.split(BEGIN)
-    made = f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}"
-    if check:
-        raise typer.Exit(made != text)
-    PAGE.write_text(made)
+    marked.write(PAGE, BEGIN, END, table(), check)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Annotated
 
+import marked
 import typer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,12 +40,7 @@ def table(records: list[dict]) -> str:
 
 
 def main(check: Annotated[bool, typer.Option(help="Only say whether README has the table as it is.")] = False) -> None:
-    text = README.read_text()
-    before, rest = text.split(BEGIN)
-    made = f"{before}{BEGIN}\n{table(load())}\n{END}{rest.split(END)[1]}"
-    if check:
-        raise typer.Exit(made != text)
-    README.write_text(made)
+    marked.write(README, BEGIN, END, table(load()), check)
 
 
 if __name__ == "__main__":

@@ -55,18 +55,8 @@ def adds_up(found: dict, answers: int, tokens: int, repeats: int) -> None:
 def test_a_running_server_is_compared_with_itself_without_std(models, prompts, tmp_path):
     options = ["--speculative-config", json.dumps(std(num_speculative_tokens=3))]
     with serve(str(models("llama")), tmp_path / "log", *options, "--max-model-len", "1024") as url:
-        arguments = [
-            "--prompts",
-            prompts,
-            "--concurrency",
-            "1,2",
-            "--tokens",
-            8,
-            "--out",
-            tmp_path / "out",
-            "--repeats",
-            2,
-        ]
+        arguments = ["--prompts", prompts, "--concurrency", "1,2", "--tokens", 8, "--repeats", 2]
+        arguments += ["--out", tmp_path / "out"]
         code, stdout, _ = bench("--url", url, *arguments, "--json")
         assert code == 0
         found = json.loads(stdout)
@@ -83,19 +73,8 @@ def test_a_model_gets_a_server_for_each_side(tmp_path):
     """With videos, which reach the server inside the request."""
     (tmp_path / "videos").mkdir()
     make(tmp_path / "videos/signs.mp4", scenes=20, patches=2, seed=1, sentences=2)
-    arguments = [
-        "--videos",
-        tmp_path / "videos",
-        "--limit",
-        2,
-        "--concurrency",
-        2,
-        "--tokens",
-        24,
-        "--json",
-        "--repeats",
-        1,
-    ]
+    arguments = ["--videos", tmp_path / "videos", "--limit", 2, "--concurrency", 2, "--tokens", 24, "--json"]
+    arguments += ["--repeats", 1]
     engine = ENGINE | {"media_io_kwargs": {"video": {"num_frames": -1}}}
     options = {"adaptive": False, "top_k": 192}
     arguments += ["--engine", json.dumps(engine), "--std", json.dumps(options), "--out", tmp_path / "out"]

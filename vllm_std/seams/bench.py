@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import entry_points
 from typing import Any
-from unittest.mock import patch
 
 START_S, GONE_S = 3600, 60  # a 72B takes minutes to load and compile
 
@@ -31,14 +30,11 @@ def served(model: str, options: dict[str, Any]) -> Iterator[str]:
     from vllm.utils.network_utils import get_open_port
 
     port = str(get_open_port())
-    command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", model, "--host", "127.0.0.1"]
+    plugins = [] if "speculative_config" in options else ["env", f"VLLM_PLUGINS={without_std()}"]
+    command = [*plugins, sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", model, "--host", "127.0.0.1"]
     server = ServerProcess([*command, "--port", port, *flags(options)], [], show_stdout=False)
-    plugins = {} if "speculative_config" in options else {"VLLM_PLUGINS": without_std()}
     try:
-        with patch.dict(os.environ, plugins):
-            server.start()
-        with contextlib.ExitStack() as stack:
-            stack.callback(server.stop)
+        with server:
             server.wait_until_ready(START_S)
             yield f"http://127.0.0.1:{port}"
             server.stop()

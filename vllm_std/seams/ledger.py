@@ -107,7 +107,8 @@ LEDGER = (
     ),
     Seam(
         "plan",
-        "supports_draft_decode_metadata_update and update_draft_decode_metadata of std's own CPU_ATTN builders (set)",
+        "supports_draft_decode_metadata_update and update_draft_decode_metadata of std's own CPU_ATTN builders (set), "
+        "scheduler_metadata of the layers of a draft step (shared)",
         "the CPU backend plans attention when metadata is built, and building it for each draft step took as long as a "
         "fifth of that step",
         "none",
