@@ -35,11 +35,11 @@ def _row(concurrency: int, plain: list[dict], std: list[dict]) -> dict[str, Any]
 
 
 def _ratios(name: str, pairs: list[tuple[float, float]]) -> dict[str, Any]:
-    """None where a repeat has no such time, as with answers of one token."""
+    """Not rounded: one may be far below 1. None where a repeat has no such time, as with answers of one token."""
     found = [over / under for over, under in pairs if over and under]
     if len(found) < len(pairs):
         return {name: None, f"{name}_range": None}
-    return {name: round(median(found), 3), f"{name}_range": [round(min(found), 3), round(max(found), 3)]}
+    return {name: median(found), f"{name}_range": [min(found), max(found)]}
 
 
 def _side(runs: list[dict]) -> dict[str, Any]:
