@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from openai import OpenAI
+from openai import OpenAI, OpenAIError
 from rich.console import Console
 from rich.table import Table
 
@@ -32,13 +32,21 @@ def ask(client: OpenAI, model: str, content, tokens: int, body: dict) -> dict:
             first = first or time.perf_counter()
             text += chunk.choices[0].delta.content or ""
     last, number = time.perf_counter(), used.completion_tokens
-    return {"text": text, "tokens": number, "first": first - begun, "each": (last - first) / max(1, number - 1)}
+    each = (last - first) / (number - 1) if number > 1 else None
+    return {"text": text, "tokens": number, "first": first - begun, "each": each}
+
+
+def require_std(client: OpenAI, url: str) -> None:
+    """Raises ValueError where the server does not count what std does."""
+    if "vllm:std_" not in client.get(f"{url}/metrics", cast_to=str):
+        raise ValueError("this server runs without std: start it with --speculative-method std.")
 
 
 def show(console: Console, question: str, found: dict[str, dict]) -> None:
     table = Table(title=question, show_lines=True)
     for side, answer in found.items():
-        told = f"{answer['tokens']} tokens, first {answer['first']:.2f} s, then {1e3 * answer['each']:.1f} ms each"
+        told = f"{answer['tokens']} token{'s' * (answer['tokens'] != 1)}, first {answer['first']:.2f} s"
+        told += "" if answer["each"] is None else f", then {1e3 * answer['each']:.1f} ms each"
         table.add_column(f"{side}: {told}", ratio=1)
     table.add_row(*(answer["text"] for answer in found.values()))
     console.print(table)
@@ -50,8 +58,17 @@ def main(
     url: Annotated[str, typer.Option(help="of a server with std")] = "http://localhost:8000",
     tokens: Annotated[int, typer.Option(help="most tokens of an answer")] = 256,
 ) -> None:
-    client, console = OpenAI(base_url=f"{url}/v1", api_key="none"), Console()
-    model, media = client.models.list().data[0].id, []
+    client = OpenAI(base_url=f"{url}/v1", api_key="none")
+    try:
+        require_std(client, url)
+        compare(client, questions, video, tokens)
+    except (OpenAIError, ValueError) as error:
+        typer.echo(f"ab.py: {url}: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+def compare(client: OpenAI, questions: list[str], video: Path | None, tokens: int) -> None:
+    console, model, media = Console(), client.models.list().data[0].id, []
     if video:
         data = "data:video/mp4;base64," + base64.b64encode(video.read_bytes()).decode()
         media = [{"type": "video_url", "video_url": {"url": data}}]
@@ -63,10 +80,14 @@ def main(
         found = {side: ask(client, model, content, tokens, SIDES[side]) for side in order}
         show(console, question, {side: found[side] for side in SIDES})
         equal += found["plain"]["text"] == found["std"]["text"]
-        for side in SIDES:
-            each[side].append(found[side]["each"])
-    ratio = sum(each["plain"]) / sum(each["std"]) if sum(each["std"]) else float("nan")
-    said = f"{equal} of {len(questions)} answers equal; time per token, plain over std: {ratio:.2f}x"
+        if all(found[side]["each"] for side in SIDES):
+            for side in SIDES:
+                each[side].append(found[side]["each"])
+    said = f"{equal} of {len(questions)} answers equal; "
+    if each["std"]:
+        said += f"time per token, plain over std: {sum(each['plain']) / sum(each['std']):.2f}x"
+    else:
+        said += "no answer of more than one token on both sides, so none is timed"
     console.print(said, highlight=False)
 
 

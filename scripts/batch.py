@@ -47,7 +47,7 @@ def rows(llm, videos: list[Path], question: str, tokens: int, at_once: int):
                 asked[request.split("-")[0]] = video  # outputs leave out what vLLM appends to tell engines apart
             except Exception as error:  # whatever a decoder may say of a file; the other videos go on
                 yield {"video": video.name, "error": str(error).strip().splitlines()[0] if str(error) else repr(error)}
-        for output in llm.llm_engine.step():
+        for output in llm.llm_engine.step() if asked else ():  # without a request a step waits for one
             if output.finished:
                 answer = output.outputs[0]
                 found = {"video": asked.pop(output.request_id).name, "answer": answer.text}

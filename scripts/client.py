@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from openai import OpenAI
+from openai import OpenAI, OpenAIError
 
 
 def main(
@@ -25,11 +25,22 @@ def main(
     client = OpenAI(base_url=f"{url}/v1", api_key="none")
     data = "data:video/mp4;base64," + base64.b64encode(video.read_bytes()).decode()
     content = [{"type": "video_url", "video_url": {"url": data}}, {"type": "text", "text": question}]
+    options = {"max_tokens": tokens, "temperature": temperature}
+    options["extra_body"] = {"vllm_xargs": {"std": False}} if plain else {}
+    try:
+        said = answer(client, content, **options)
+    except OpenAIError as error:  # no server, a video that it cannot read, a context that is too long, ...
+        typer.echo(f"client.py: {url}: {error}", err=True)
+        raise typer.Exit(1) from None
+    typer.echo(f"\n[{said}]", err=True)
+
+
+def answer(client: OpenAI, content: list[dict], **options) -> str:
+    """Print an answer as it comes; returns what it took."""
     begun, first, used = time.perf_counter(), None, None
     stream = client.chat.completions.create(
-        model=client.models.list().data[0].id, messages=[{"role": "user", "content": content}], max_tokens=tokens,
-        temperature=temperature, stream=True, stream_options={"include_usage": True},
-        extra_body={"vllm_xargs": {"std": False}} if plain else {},
+        model=client.models.list().data[0].id, messages=[{"role": "user", "content": content}], stream=True,
+        stream_options={"include_usage": True}, **options,
     )  # fmt: skip
     for chunk in stream:
         used = chunk.usage or used
@@ -40,7 +51,7 @@ def main(
     said = f"{used.prompt_tokens:,} tokens of prompt; the first token after {(first or last) - begun:.2f} s"
     if first and used.completion_tokens > 1:
         said += f", {1e3 * (last - first) / (used.completion_tokens - 1):.1f} ms for each of {used.completion_tokens}"
-    typer.echo(f"\n[{said}]", err=True)
+    return said
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ def write(page: Path, begin: str, end: str, table: str, check: bool) -> None:
     text = page.read_text()
     before, rest = text.split(begin)
     made = f"{before}{begin}\n{table}\n{end}{rest.split(end)[1]}"
-    if check:
-        raise typer.Exit(made != text)
-    page.write_text(made)
+    if check and made != text:
+        raise typer.Exit(1)
+    if not check:
+        page.write_text(made)

@@ -39,12 +39,14 @@ VIDEO |= {"allowed_local_media_path": str(CACHE), "max_model_len": 32768, "max_n
 
 @dataclass(frozen=True)
 class Row:
-    """batch requests of `context`: what their prompts are, for the table."""
+    """batch requests of `context`: what their prompts are, for the table. apart: tokens of all answers between the
+    arrival of one request and of the next; 0: they come together."""
 
     name: str
     batch: int
     context: str
     prompts: str  # a folder of videos or a file, in the cache
+    apart: int = 0
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,12 @@ GROUPS = [
             *(Row(f"video-{batch}x8k", batch, "8K", "videos-8k") for batch in (1, 4, 8, 16)),
             Row("video-8x16k", 8, "16K", "videos-16k"),
             Row("video-4x31k", 4, "31K", "videos-31k"),
+            Row("video-ramp", 16, "8K, one after the other", "videos-8k", apart=60),
         ],
+    ),
+    Group(
+        "bundled video model, all drafts rejected", MODEL, 0.55, VIDEO,
+        [Row("video-8x8k-rejected", 8, "8K", "videos-8k")], 0.0,
     ),
     Group(
         "SmolLM2-135M-Instruct", ".cache/smollm2", 1.6, {"max_model_len": 8192, "max_num_seqs": 8},
@@ -130,12 +137,13 @@ def side(pipe, group: Group, std: dict[str, Any] | None) -> None:
     """Answer ("load", row, tokens) with what an untimed run gave, and each ("run",) with that of a timed one."""
     llm = engine(group, std)
     pipe.send("ready")
-    inputs, params = [], []
+    inputs, params, apart = [], [], 0
     while (asked := pipe.recv())[0] != "end":
         if asked[0] == "load":
             inputs, params = load(llm, *asked[1:])
+            apart = asked[1].apart
             run(llm, inputs, params)  # the prompts; the next has them in the prefix cache
-        pipe.send(run(llm, inputs, params))
+        pipe.send(run(llm, inputs, params, apart))
     pipe.close()
     os._exit(0)  # engines in this process have nothing that must end in order
 
@@ -176,12 +184,12 @@ def load(llm, row: Row, tokens: int):
     return [lab.render(llm, prompt) for prompt in questions(row)], params
 
 
-def run(llm, inputs: list, params: list) -> dict[str, Any]:
+def run(llm, inputs: list, params: list, apart: int = 0) -> dict[str, Any]:
     """Seconds, tokens, drafted and accepted tokens, and the answers."""
     from vllm_std.seams import lab
 
     before, begun = counted(llm), time.perf_counter()
-    outputs = lab.generate(llm, inputs, params)
+    outputs = lab.one_by_one(llm, inputs, params, apart) if apart else lab.generate(llm, inputs, params)
     seconds = time.perf_counter() - begun
     drafted, accepted = (after - then for after, then in zip(counted(llm), before))
     answers = [output.outputs[0] for output in outputs]
@@ -337,22 +345,24 @@ def line(record: dict, name: str) -> str:
         sum(run[what] for run in record["runs"] if run["side"] == name) for what in ("drafted", "accepted", "tokens")
     )
     share = f"{accepted / drafted:.3f}" if drafted else "none drafted"
-    if record["synthetic_acceptance"]:
+    synthetic = record["synthetic_acceptance"] is not None
+    if synthetic:
         share += f" (synthetic, {record['synthetic_acceptance']})"
-    equal = f"{record['equal_to_plain_v2'][name]} of {row['batch']}" if not record["synthetic_acceptance"] else "-"
-    right = f"{record['right'][name]} of {row['batch']}" if "right" in record else "-"
+    equal = f"{record['equal_to_plain_v2'][name]} of {row['batch']}" if not synthetic else "-"
+    right = f"{record['right'][name]} of {row['batch']}" if "right" in record and not synthetic else "-"
     cells = [
         record["title"], f"{row['batch']} x {row['context']}",
         str(record["std"][name]["num_speculative_tokens"]),
         f"**{statistics.median(turns):.2f}x** ({min(turns):.2f} to {max(turns):.2f})",
         *(f"{rate:.0f}" for rate in medians), share, f"{tokens / max(tokens - accepted, 1):.1f}", equal, right,
+        str(len(turns)),
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |"
 
 
 HEAD = (
     "model", "batch x context", "gamma", "std over plain", "V1 tok/s", "V2 tok/s", "std tok/s", "accepted",
-    "tokens a pass", "equal answers", "right",
+    "tokens a pass", "equal answers", "right", "turns",
 )  # fmt: skip
 
 
@@ -360,9 +370,8 @@ def table() -> str:
     names = [row.name for group in GROUPS for row in group.rows]
     records = [json.loads(path.read_text()) for name in names if (path := RESULTS / f"{name}.json").exists()]
     first = records[0]
-    repeats = max(run["repeat"] for run in first["runs"]) + 1
     said = f"{first['device']}, {first['dtype']}, vLLM {first['vllm']}, torch {first['torch']}; blocks of 32, greedy, "
-    said += f"{first['answer_tokens']} tokens an answer, {repeats} turns of each side (median, lowest to highest):"
+    said += f"{first['answer_tokens']} tokens an answer; median, lowest and highest of the turns of each side:"
     return "\n".join(
         [said, "", f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|", *itertools.chain(*map(lines, records))]
     )

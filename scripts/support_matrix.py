@@ -1,7 +1,7 @@
-"""README's support matrix, from what the tests showed:
+"""The support matrix of README and the versions of docs/compatibility.md, from what the tests showed:
 
-python -m pytest -n 2 --dist loadfile --support scripts/results/support/0.32.json
-python scripts/support_matrix.py            # writes the table into README.md; --check only compares
+python -m pytest -n 2 --dist loadfile --support scripts/results/support/0.33.json
+python scripts/support_matrix.py            # writes both tables; --check only compares
 """
 
 import json
@@ -12,8 +12,9 @@ import marked
 import typer
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS, README = ROOT / "scripts/results/support", ROOT / "README.md"
+RESULTS, README, PAGE = ROOT / "scripts/results/support", ROOT / "README.md", ROOT / "docs/compatibility.md"
 BEGIN, END = "<!-- support matrix: begin (scripts/support_matrix.py) -->", "<!-- support matrix: end -->"
+VERSIONS = "<!-- versions: begin (scripts/support_matrix.py) -->", "<!-- versions: end -->"
 
 
 def load() -> list[dict]:
@@ -39,8 +40,20 @@ def table(records: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def main(check: Annotated[bool, typer.Option(help="Only say whether README has the table as it is.")] = False) -> None:
+def versions(records: list[dict]) -> str:
+    lines = ["| vLLM | recorded | features shown | by tests |", "|---|---|---|---|"]
+    for record in reversed(records):
+        tests = {test: outcome for each in record["outcomes"].values() for test, outcome in each.items()}
+        passed = sum(outcome == "passed" for outcome in tests.values())
+        lines.append(
+            f"| {record['vllm']} | {record['date']} | {len(record['outcomes'])} | {passed} of {len(tests)} pass |"
+        )
+    return "\n".join(lines)
+
+
+def main(check: Annotated[bool, typer.Option(help="Only say whether the tables are as they are.")] = False) -> None:
     marked.write(README, BEGIN, END, table(load()), check)
+    marked.write(PAGE, *VERSIONS, versions(load()), check)
 
 
 if __name__ == "__main__":

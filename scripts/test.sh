@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Lint, types and the whole suite; without a GPU, first its fast part on the Python of vLLM 0.33. Arguments go to pytest instead.
+# Lint, types and the whole suite, without a GPU on the Python of vLLM 0.33; then its fast part on vLLM 0.32. Arguments
+# go to pytest instead, on the vLLM of the environment.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 cd "$root"
@@ -8,9 +9,10 @@ if [ $# -gt 0 ]; then exec python -m pytest "$@"; fi
 say "lint and types"
 ruff check . && ruff format --check . && mypy
 if ! gpu; then
-  say "the fast part of the suite on vLLM 0.33"
+  say "the suite on vLLM 0.33"
   bash "$cpu/overlay_0_33.sh" "$venv" "$root/.cache/vllm-0.33"
-  PYTHONPATH="$root/.cache/vllm-0.33" python -m pytest -n 2 --dist loadfile -m fast
-  say "the whole suite on vLLM $(python -c 'import vllm; print(vllm.__version__)')"
+  PYTHONPATH="$root/.cache/vllm-0.33" python -m pytest -n 2 --dist loadfile
+  say "its fast part on vLLM $(python -c 'import vllm; print(vllm.__version__)'), but for what needs no second one"
+  exec python -m pytest -n 2 --dist loadfile -m "fast and not once"
 fi
 python -m pytest -n 2 --dist loadfile

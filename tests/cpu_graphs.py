@@ -23,6 +23,7 @@ from vllm import _custom_ops, envs
 from vllm.config.compilation import CUDAGraphMode
 from vllm.model_executor.layers.attention import Attention
 from vllm.platforms import current_platform
+from vllm.v1.attention.backend import AttentionCGSupport as SUPPORT
 from vllm.v1.attention.backends.cpu_attn import CPUAttentionMetadataBuilder, _get_attn_isa
 from vllm.v1.worker.gpu import cudagraph_utils
 
@@ -74,6 +75,9 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         refuse(func, args, kwargs)
+        if func is aten.fill_.Tensor:  # `x[1:] = 0`: the scalar is a tensor of the host, and travels as launch argument
+            args = (args[0], args[1].clone())
+            self.owned.add(storage_of(args[1]))
         given = {storage_of(tensor) for tensor in tensors_in((args, kwargs))}
         self.remember(written(func, args, kwargs))
         result = func(*args, **kwargs)
@@ -201,10 +205,11 @@ def capture(graph: CPUGraph, pool=None, stream=None, **_):
 
 
 @contextmanager
-def cpu_graphs(updates_metadata: bool = True):
+def cpu_graphs(updates_metadata: bool = True, mixed: bool = False):
     """Within it vLLM captures and replays `CPUGraph`s, and CPU attention can do what a capture needs of a backend.
 
-    updates_metadata: whether drafts may run several steps on the metadata of one, as on FlashAttention.
+    updates_metadata: whether drafts may run several steps on the metadata of one, as on FlashAttention; mixed: whether
+    graphs may hold batches of different query lengths, as on FlashAttention 3.
     """
     builder = CPUAttentionMetadataBuilder
     with (
@@ -215,13 +220,14 @@ def cpu_graphs(updates_metadata: bool = True):
         patch.object(_custom_ops, "cpu_attention_with_kv_cache", attend),
         patch.object(builder, "supports_draft_decode_metadata_update", updates_metadata),
         patch.object(builder, "update_draft_decode_metadata", lambda self, metadata: None),
+        patch.object(builder, "_cudagraph_support", SUPPORT.ALWAYS if mixed else SUPPORT.UNIFORM_BATCH),
         patch.object(worker, "plan_again", lambda builder, metadata: None),  # `attend` plans for itself
     ):
         yield
 
 
 @contextmanager
-def decode_graphs(llm, requests=(1, 2, 4, 8), updates_metadata: bool = True):
+def decode_graphs(llm, requests=(1, 2, 4, 8), updates_metadata: bool = True, mixed: bool = False):
     """FULL_DECODE_ONLY graphs for batches of `requests`, in an engine that was started without; gone afterwards.
 
     Yields the target's graph manager; those of a speculator are its own attributes.
@@ -236,7 +242,7 @@ def decode_graphs(llm, requests=(1, 2, 4, 8), updates_metadata: bool = True):
         if speculator is not None:
             stack.callback(set_speculator_mode, speculator, CUDAGraphMode.NONE)
         stack.callback(setattr, runner, "cudagraph_manager", runner.cudagraph_manager)
-        stack.enter_context(cpu_graphs(updates_metadata))
+        stack.enter_context(cpu_graphs(updates_metadata, mixed))
         for name, value in settings.items():
             stack.enter_context(patch.object(config, name, value))
         for layer in config.static_forward_context.values():

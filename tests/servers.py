@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import requests
@@ -92,3 +93,11 @@ def answer(url: str, video: Path, question: str, max_tokens: int) -> tuple[str, 
     print()
     after = counters(url)
     return text, tokens, {name: after[name] - before.get(name, 0) for name in after}
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
+    """Raises AssertionError where it does not come true within so many seconds."""
+    ends = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < ends, "it did not happen"
+        time.sleep(0.02)

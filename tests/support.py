@@ -4,6 +4,7 @@ A test says so with `@pytest.mark.supports("feature", ...)`; `scripts/support_ma
 """
 
 import json
+from datetime import date
 from pathlib import Path
 
 
@@ -25,6 +26,7 @@ class Support:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         found = {
             "vllm": vllm.__version__,
+            "date": date.today().isoformat(),
             "outcomes": {f: dict(sorted(t.items())) for f, t in sorted(self.outcomes.items())},
         }
         self.path.write_text(json.dumps(found, indent=1) + "\n")

@@ -6,7 +6,6 @@ import pytest
 from conftest import Acceptance, draft_lengths, greedy, runner_of, scheduler_of, speculator_of, std, token_prompts
 from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
-from vllm.v1.spec_decode.dynamic.utils import build_dynamic_sd_schedule_lookup
 
 from vllm_std.control import Costs
 from vllm_std.seams.requests import opts_out
@@ -177,18 +176,3 @@ def test_without_calibration_the_table_is_estimated(engines, models, cache):
     before = set(cache.glob("*"))
     llm = engines(models("llama"), std(adaptive=True, calibrate=False))
     assert "estimate" in scheduler_of(llm).costs.source and set(cache.glob("*")) == before
-
-
-@pytest.mark.parametrize("most", [1, 3, 5, 9])
-@pytest.mark.parametrize("seqs", [1, 2, 8, 256])
-def test_vllm_captures_its_pass_for_every_draft_length(engines, models, most, seqs):
-    from vllm.engine.arg_utils import EngineArgs
-
-    asked = dict(model=str(models("llama")), block_size=32, max_num_seqs=seqs, max_model_len=1024)
-    config = EngineArgs(
-        **asked, speculative_config=std(adaptive=True, num_speculative_tokens=most)
-    ).create_engine_config()
-    options = config.speculative_config
-    lengths = build_dynamic_sd_schedule_lookup(options.num_speculative_tokens_per_batch_size, seqs, most)[1:]
-    assert 0 in lengths and len(set(lengths)) == min(seqs, len(options.draft_lengths))
-    assert set(lengths) <= set(options.draft_lengths) and max(options.draft_lengths) == most

@@ -172,7 +172,7 @@ class Seen:
         self.round.begin(torch.arange(3), torch.tensor(lengths), last, torch.ones(2, 3, dtype=torch.int32))
         shape = (1, len(cache.layer.kv_cache), cache.kv_heads, granules, head_size)
         self.summaries = KeySummaries(shape, dtype, torch.device("cpu"))
-        self.summaries.update(self.keys, self.round.length, self.round.table, range(3), 12)
+        self.summaries.update(self.keys, self.round.length, self.round.table, np.full(3, 12))
         self.observation = Observation(
             slots=torch.arange(3), queries=self.queries, last=last, length=torch.tensor(lengths),
             max_length=np.array(lengths) + 3, block_table=cache.block_table, keys=self.keys.read, mask=self.mask,

@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
+from dataclasses import fields
 
 import pytest
 import yaml
 from conftest import ROOT, SIGN_MODEL
+from vllm.config import SpeculativeConfig
 from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
@@ -35,7 +37,7 @@ def python_args(**options) -> EngineArgs:
 def test_the_method_alone_is_enough(flag):
     config = speculative(serve_args(flag, "std"))
     assert type(config) is StdConfig
-    assert (config.num_speculative_tokens, config.top_k, config.selection) == (5, 1024, "verify")
+    assert (config.num_speculative_tokens, config.top_k, config.selection) == (8, 1024, "verify")
     assert config.draft_sample_method == "probabilistic"
 
 
@@ -90,6 +92,17 @@ def test_the_scheduler_reserves_a_slot_for_every_drafted_token():
     assert config.speculative_config.max_num_new_slots_for_drafting == 0
 
 
+@pytest.mark.parametrize("method, warned", [("std", False), ("ngram", True)])
+def test_no_warning_of_a_token_budget_that_std_does_not_touch(method, warned, monkeypatch):
+    """vLLM has one for methods that reserve slots of it."""
+    said = []
+    monkeypatch.setattr("vllm.config.vllm.logger.warning_once", lambda message, *args, **_: said.append(message))
+    options = {"method": method, "num_speculative_tokens": 3} | ({"prompt_lookup_max": 3} if warned else {})
+    made = python_args(speculative_config=options, max_num_batched_tokens=2048).create_engine_config()
+    assert any("suboptimal" in message for message in said) == warned
+    assert made.scheduler_config.max_num_scheduled_tokens == 2048
+
+
 def test_the_scheduler_is_stds_and_nobody_elses():
     made = python_args(speculative_config=OPTIONS).create_engine_config().scheduler_config
     assert made.get_scheduler_cls().__name__ in ("StdScheduler", "AsyncStdScheduler")
@@ -128,6 +141,32 @@ def test_bad_options_are_named_with_their_value(option, value, works):
     message = str(error.value)
     assert option in message and works in message
     assert str(value) in message
+
+
+OTHERS = sorted(field.name for field in fields(SpeculativeConfig) if field.name not in (*StdConfig.OPTIONS, "method"))
+
+
+@pytest.mark.parametrize("option", OTHERS)
+def test_an_option_of_other_methods_is_refused_and_not_ignored(option):
+    """All that this vLLM's SpeculativeConfig has, whatever a user gives it."""
+    with pytest.raises(ValueError, match=f"no option {option}="):
+        python_args(speculative_config={"method": "std", option: 1}).create_engine_config()
+
+
+def test_flags_of_other_methods_are_refused_and_not_ignored():
+    """Those that `vllm serve --help` shows for speculative decoding."""
+    parser = EngineArgs.add_cli_args(FlexibleArgumentParser())
+    flags = {flag for flag in parser._option_string_actions if flag.startswith("--spec-")}
+    assert flags == {"--spec-method", "--spec-model", "--spec-tokens"}
+    with pytest.raises(ValueError, match="no option model='another/model'"):
+        python_args(spec_method="std", spec_model="another/model").create_engine_config()
+    assert speculative(python_args(spec_method="std", spec_tokens=3)).num_speculative_tokens == 3
+
+
+def test_a_watermark_is_refused():
+    with pytest.raises(ValueError, match="Watermarking supports only .* speculative decoding"):  # by vLLM itself
+        watermark = {"key": 1, "allow_target_only_watermarking": True}
+        python_args(spec_method="std", watermark_config=watermark).create_engine_config()
 
 
 POINTLESS = [

@@ -3,11 +3,16 @@
 Times are simulated (scripts/simulate.py): a cost model in part measured on an H100, a table wrong by up to 15 %.
 """
 
+import json
+import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from functools import cache, partial
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +25,7 @@ from simulate import LENGTHS, TRACES, Trace, adaptive, fixed, make, server, toge
 from vllm_std.control import Acceptance, Choice, Controller, Costs, Point  # noqa: E402
 from vllm_std.control.prices import Prices  # noqa: E402
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.fast, pytest.mark.once]
 
 SEEDS = range(3)
 K32 = 32768
@@ -154,6 +159,30 @@ def test_drafting_ends_when_acceptance_does_and_comes_back_with_it():
     lost = [choice.length for choice in drive(controller, requests, nothing, 400)]
     assert lost.index(0) < 20 and sum(length > 0 for length in lost[20:]) < 12
     assert drive(controller, requests, everything, 400)[-1].length == 5
+
+
+def test_a_batch_that_comes_back_is_drafted_for_at_once():
+    """What is known of acceptance is not looked for again after short contexts, for which drafting does not pay."""
+    controller, requests = Controller(server(), LENGTHS, 64), [f"r{n}" for n in range(32)]
+    assert drive(controller, requests, everything, 60)[-1].length == 5
+    assert not any(choice.length for choice in drive(controller, requests, everything, 300, kv=32 * 1024)[8:])
+    assert controller.choose([], 0).reason == "idle"
+    assert [choice.length for choice in drive(controller, [f"n{n}" for n in range(32)], everything, 8)] == [5] * 8
+
+
+def slow_to_verify() -> Costs:
+    """As on a CPU: a round of one draft takes two plain steps, each draft more a sixth of one; of one request: more."""
+    return Costs([1, 8], [0.004, 0.004], [1, 8], [0.0035, 0.004], [0.001, 0.001], 3e-7, 3e-7, "a test")
+
+
+@pytest.mark.parametrize("before", [0, 200])
+def test_where_verifying_is_slow_a_batch_is_looked_at_soon(before):
+    """Although its look costs more than was saved for one, and one request alone was looked at before, in vain."""
+    controller, requests = Controller(slow_to_verify(), (0, 1, 2, 3, 5, 8), 8), [f"r{n}" for n in range(8)]
+    alone = drive(controller, ["alone"], lambda request, n: min(n, 1), before, kv=8192)
+    assert not any(choice.length for choice in alone[20:])
+    choices = drive(controller, requests, everything, 30, kv=8 * 8192)
+    assert [choice.length for choice in choices[-20:]] == [8] * 20
 
 
 # ------------------------------------------------------------ each request
@@ -380,5 +409,63 @@ def test_the_table_follows_what_steps_take_and_is_kept(tmp_path):
     costs.save(tmp_path / "folder" / "costs.json")
     assert Costs.load(tmp_path / "folder" / "costs.json") == costs
     assert Costs.load(tmp_path / "nothing.json") is None
-    (tmp_path / "broken.json").write_text('{"tokens": 1}')
-    assert Costs.load(tmp_path / "broken.json") is None
+
+
+TABLE = asdict(Costs([1, 2], [0.01, 0.02], [1], [0.001], [0.0], 0.0, 0.0, "a test", {"1/1/0": 0.5}))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"", b"{", b"[]", b"null", b"7", b"\xff\xfe", b"[" * 100_000, json.dumps(TABLE)[:-9].encode(),
+        *(
+            json.dumps(TABLE | broken).encode()
+            for broken in (
+                {"tokens": 1}, {"tokens": []}, {"tokens": [2, 1]}, {"dense": [0.01]}, {"dense": [0.01, "0.02"]},
+                {"dense": [0.0, 0.02]}, {"per_kv": None}, {"per_kv": float("nan")}, {"select": [[0.0]]},
+                {"corrections": []}, {"corrections": {"1/1/0": "0.5"}}, {"source": 3}, {"of a later version": 1},
+            )
+        ),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_table_is_as_good_as_none(text, tmp_path):
+    (tmp_path / "costs.json").write_bytes(text)
+    assert Costs.load(tmp_path / "costs.json") is None
+    Costs(**TABLE).save(tmp_path / "costs.json")
+    assert Costs.load(tmp_path / "costs.json") == Costs(**TABLE)
+
+
+def test_engines_that_save_one_table_at_once_do_not_meet(tmp_path):
+    """Every one of them saves, what lies there is always whole, and nothing else is left."""
+    path, table = tmp_path / "costs.json", Costs(**TABLE)
+    table.save(path)
+    with ThreadPoolExecutor(4) as engines:
+        saved = [engines.submit(table.save, path) for _ in range(800)]
+        while not all(save.done() for save in saved):
+            assert Costs.load(path) == table
+        assert [save.result() for save in saved] == [None] * 800
+    assert [found.name for found in tmp_path.iterdir()] == ["costs.json"]
+
+
+def test_a_table_that_cannot_be_kept_leaves_things_as_they_are(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file" / "costs.json", Path("/proc/vllm_std/costs.json")):
+        with pytest.raises(OSError):
+            Costs(**TABLE).save(path)
+    code = f"""
+import resource
+from pathlib import Path
+from vllm_std.control import Costs
+path = Path({str(tmp_path / "costs.json")!r})
+table = Costs(**{TABLE!r})
+table.save(path)
+resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))  # to a process that writes, the disk is full
+table.corrections["2/2/2"] = 1.0
+try:
+    table.save(path)
+except OSError:
+    assert Costs.load(path) == Costs(**{TABLE!r})
+    print([found.name for found in path.parent.iterdir() if found.name != "file"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "['costs.json']\n", done.stderr

@@ -1,13 +1,18 @@
 """`vllm-std demo`: the bundled model answers about a video, through std as through plain vLLM, with fewer passes."""
 
 import json
+import os
 import subprocess
 
 import pytest
 from conftest import ROOT
 from typer.testing import CliRunner
 
+from vllm_std.bench.run import SIDES, own_servers
 from vllm_std.cli import app
+from vllm_std.demo import MODEL, clients, command, servers
+from vllm_std.demo.ask import Question
+from vllm_std.demo.sign_video import SignVideo
 
 
 def demo(*arguments) -> tuple[int, str, str]:
@@ -27,13 +32,36 @@ def cache(tmp_path, monkeypatch):
 
 def test_the_bundled_model_is_right_and_takes_fewer_passes():
     """By the script that a clone has for it."""
-    done = subprocess.run([ROOT / "scripts/demo.sh", "--json"], capture_output=True, text=True, timeout=600)
+    asked = ["--json", "--clients", "0"]
+    done = subprocess.run([ROOT / "scripts/demo.sh", *asked], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout)
-    assert found["greedy_equal"] and found["answer_is_right"]
+    assert found["greedy_equal"] and found["answer_is_right"] and "together" not in found
     assert found["plain_target_passes"] >= found["tokens"] > 100, "one pass a token, as without std"
     assert found["target_passes"] < found["tokens"] / 3
     assert found["acceptance_rate"] == pytest.approx(found["accepted"] / found["drafted"], abs=1e-3)
+
+
+def test_clients_at_once_are_answered_alike_and_timed(tmp_path, monkeypatch, capsys):
+    """With a shorter video and without what makes the servers fast, which takes long to start."""
+    signs = SignVideo(scenes=40, seed=3)
+    signs.write(tmp_path / "signs.mp4")
+    asked = [signs.ask(task, sentences=2) for task in ("range", "list")]
+    questions = [Question(tmp_path / "signs.mp4", one["question"], one["answer"]) for one in asked]
+    for name in (*servers.ALL_CORES, "OMP_NUM_THREADS"):  # what is set below is undone after the test
+        monkeypatch.setenv(name, os.environ.get(name, "1"))
+    servers.use_all_cores()
+    engine = servers.for_many({"enforce_eager": True, "dtype": "float32", "max_model_len": 4096}, 2, all_frames=False)
+    with servers.started(own_servers(MODEL, engine, {"calibrate": False}), SIDES, at_a_time=2) as server:
+        said = command._race(server, clients.Clients(questions, tokens=200, turns=2), False, print)
+    printed = capsys.readouterr().out
+    assert said["answers_equal"] == 2 and said["answers_right"] == {"plain": 2, "std": 2}
+    low, high = said["times_faster_range"]
+    assert said["turns"] == 2 and 0 < low <= said["times_faster"] <= high
+    assert [line.split()[0] for line in printed.splitlines() if line.endswith("tokens/s")] == [
+        "plain", "std", "std", "plain",
+    ]  # fmt: skip
+    assert "2 of 2 answers are word for word plain vLLM's; 2 of std's are right, 2 of plain vLLM's." in printed
 
 
 BAD = {

@@ -110,7 +110,7 @@ def read(model, number: int, tokens: list[int], places: list[int], redraw: bool)
     setting = SAMPLING[SETTINGS[number]]
     logits = [model(ids, m, logits_to_keep=len(tokens) + 1).logits[0, :-1] for m in (None, near(ids.shape[1]))]
     probs = probabilities(logits[0], **setting)
-    wrong = wrong_samplers(probs, probabilities(logits[1], temperature=setting["temperature"]))
+    wrong = wrong_samplers(probs, probabilities(logits[1], **setting))
     score = torch.nan_to_num((wrong - probs) / (wrong + probs))
     mean = (probs * score).sum(-1, keepdim=True)
     variances = (probs * (score - mean) ** 2).sum(-1).T
@@ -225,7 +225,7 @@ def test_a_sampler_that_accepts_every_draft_is_caught(engines, models, measure):
     """vLLM's `synthetic` verification at rate 1, over the same drafts."""
     accept_all = dict(rejection_sample_method="synthetic", synthetic_acceptance_rates=[1] * 3)
     llm = engines(models("llama"), std(**STD, **accept_all), max_num_seqs=REQUESTS)
-    streams = stream(llm, 16, first_seed=10**6)
+    streams = stream(llm, 64, first_seed=10**6)
     p = p_value(measure(streams))
     print(f"\naccepting every draft: p = {p:.1e}")
     assert p < 1e-6

@@ -9,7 +9,7 @@ from conftest import ROOT
 sys.path.insert(0, str(ROOT / "scripts"))
 import divergence  # noqa: E402
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.fast, pytest.mark.once]
 STORED = sorted((ROOT / "scripts/results/divergence").glob("*.json"))
 
 

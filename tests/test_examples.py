@@ -1,6 +1,7 @@
 """The examples of scripts/ run as they stand, against a real server or engine with the bundled video model."""
 
 import json
+import socket
 import subprocess
 import sys
 
@@ -56,6 +57,49 @@ def test_two_sides_of_one_server_say_the_same(server, videos):
     assert done.returncode == 0, done.stderr
     assert "plain: " in done.stdout and "std: " in done.stdout
     assert "2 of 2 answers equal; time per token, plain over std" in done.stdout
+
+
+def test_answers_of_one_token_are_not_timed(server):
+    done = run("ab.py", "Hello", "--url", server, "--tokens", 1)
+    assert done.returncode == 0, done.stderr
+    assert "plain: 1 token, first" in done.stdout and "ms each" not in done.stdout
+    assert "1 of 1 answers equal; no answer of more than one token on both sides" in done.stdout
+
+
+def said(done: subprocess.CompletedProcess) -> str:
+    """The one sentence of what does not work."""
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    return line
+
+
+def test_a_video_that_cannot_be_read_is_one_sentence(server, tmp_path):
+    (tmp_path / "broken.mp4").write_bytes(b"not a video")
+    for script in (
+        ["client.py", tmp_path / "broken.mp4", "Why?"],
+        ["ab.py", "Why?", "--video", tmp_path / "broken.mp4"],
+    ):
+        assert script[0] in (line := said(run(*script, "--url", server))) and "400" in line
+
+
+@pytest.fixture(scope="module")
+def no_server() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}"
+
+
+def test_a_server_that_is_not_there_is_one_sentence(no_server, videos):
+    for script in (["client.py", videos[0] / "0.mp4", "Why?"], ["ab.py", "Why?"]):
+        assert f"{script[0]}: {no_server}: Connection error" in said(run(*script, "--url", no_server))
+
+
+def test_a_batch_without_a_readable_video_ends(tmp_path):
+    (tmp_path / "broken.mp4").write_bytes(b"not a video")
+    out = tmp_path / "answers.jsonl"
+    done = run("batch.py", tmp_path, "--model", SIGN_MODEL, "--out", out, "--engine", json.dumps(ENGINE))
+    assert done.returncode == 1 and "1 could not be read" in done.stderr, done.stderr[-3000:]
+    assert [row["video"] for row in map(json.loads, out.read_text().splitlines())] == ["broken.mp4"]
 
 
 def test_a_batch_goes_on_where_it_was_interrupted(videos, tmp_path):

@@ -6,6 +6,7 @@ There are no CUDA graphs here: tests/cpu_graphs.py stands in for them, and the f
 import json
 import shutil
 from contextlib import nullcontext
+from functools import partial
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ import triton.language as tl
 from cpu_graphs import CPUGraph, NeverWaits, capture, decode_graphs
 from vllm import SamplingParams
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.fast, pytest.mark.once]
 
 PROMPTS, ANSWERS = token_prompts([45, 300, 97, 160, 20]), [5, 40, 12, 40, 23]
 
@@ -67,6 +68,15 @@ def test_scalars_and_addresses_are_those_of_the_capture():
     first.fill_(7)
     graph.replay()
     assert out.tolist() == [8, 8]
+
+
+def test_a_scalar_of_the_host_is_a_launch_argument():
+    x = torch.ones(4)
+    graph = captured(lambda: x.__setitem__(slice(2, None), 0))
+    for _ in range(2):
+        x.fill_(5)
+        graph.replay()
+        assert x.tolist() == [5, 5, 0, 0]
 
 
 @triton.jit
@@ -155,16 +165,20 @@ def test_what_it_allows():
 # ------------------------------------------------------------ engines
 
 
-def answers(llm, prompts=PROMPTS, lengths=ANSWERS) -> list[list[int]]:
+def answers(llm, prompts=PROMPTS, lengths=ANSWERS, extra_args=(None,) * 9) -> list[list[int]]:
     """Greedy tokens, with as many for each prompt as `lengths` says: the batch gets smaller as requests finish."""
     llm.reset_prefix_cache()  # a prompt that is cached takes other passes, and those other drafts
-    params = [SamplingParams(temperature=0, max_tokens=n, ignore_eos=True) for n in lengths]
+    greedy = {"temperature": 0, "ignore_eos": True}
+    params = [SamplingParams(max_tokens=n, extra_args=extra, **greedy) for n, extra in zip(lengths, extra_args)]
     return [list(out.outputs[0].token_ids) for out in llm.generate(prompts, params, use_tqdm=False)]
 
 
 def replays(manager) -> dict[int, int]:
-    """{requests a graph was captured for: times it was replayed}"""
-    return {desc.num_reqs: graph.replays for desc, graph in manager.graphs.items()}
+    """{requests that graphs were captured for: times these were replayed}"""
+    counts = dict.fromkeys((desc.num_reqs for desc in manager.graphs), 0)
+    for desc, graph in manager.graphs.items():
+        counts[desc.num_reqs] += graph.replays
+    return counts
 
 
 def total(manager) -> int:
@@ -253,6 +267,29 @@ def test_any_draft_length_replays_the_same_graphs(engines, models, plain_answers
         rounds, drafts = (total(m) for m in (speculator.select_cudagraph_manager, speculator.decode_cudagraph_manager))
         assert [*speculator.select_cudagraph_manager.graphs, *speculator.decode_cudagraph_manager.graphs] == graphs
     assert rounds < drafts < 3 * rounds and lengths.count(0) > 3
+
+
+def test_one_graph_serves_requests_with_different_drafts(engines, models, plain_answers, interpreted, monkeypatch):
+    """Where a backend can: every pass without a prompt is a whole graph, whoever has how many drafts."""
+    llm = engines(models("llama"), std())
+    lengths = draft_lengths(llm, monkeypatch, [3, 1, 0, 2])
+    opted_out = [{"std": False} if n == 1 else None for n in range(len(PROMPTS))]
+    passes = []
+
+    def dispatched(plain, num_reqs, num_tokens, uniform, max_query_len=None, **others):
+        found = plain(num_reqs, num_tokens, uniform, max_query_len=max_query_len, **others)
+        if max_query_len is not None:
+            passes.append((found.cg_mode.name, uniform, found.max_query_len))
+        return found
+
+    with decode_graphs(llm, mixed=True) as target:
+        assert {batch.max_query_len for batch in target.graphs} == {None, 4}
+        monkeypatch.setattr(target, "dispatch", partial(dispatched, target.dispatch))
+        with Acceptance(llm) as seen:
+            assert answers(llm, extra_args=opted_out) == plain_answers
+    assert {mode for mode, *_ in passes} == {"FULL"} and lengths.count(0) > 3 and seen.accepted > 0
+    assert (None, 4) in {(uniform, most) for _, uniform, most in passes}, "some batches had different drafts"
+    assert (1, None) in {(uniform, most) for _, uniform, most in passes}, "plain steps have graphs of their own"
 
 
 def test_a_round_never_waits_for_the_device(engines, models, plain_answers, interpreted, monkeypatch):

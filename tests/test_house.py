@@ -6,7 +6,7 @@ import tomllib
 import pytest
 from conftest import ROOT
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.fast, pytest.mark.once]
 PACKAGE = ROOT / "vllm_std"
 
 

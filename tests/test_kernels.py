@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import triton.language as tl
 
 from vllm_std.mask import MaskShape
 from vllm_std.selection import KeySummaries, QueryWindow, Round, keys
-from vllm_std.selection.keys import KeyCache
+from vllm_std.selection.keys import TRITON_DTYPES, KeyCache
 from vllm_std.selection.ranking import Ranking
 from vllm_std.selection.scoring import Scorer
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.fast, pytest.mark.once]
 
 LAYERS, REQS, COLUMNS, WINDOW = 2, 4, 24, 6
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -28,7 +29,7 @@ def test_all_kernels_compile_for_hopper():
     script = str(Path(__file__).parent / "compile_kernels.py")
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=env, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    names = "_fill _keep _look _mass _pick _read _summarise"
+    names = "_fill _keep _look _pick _read _shares _summarise _terms"
     assert done.stdout.splitlines()[-1] == f"compiled {names}"
 
 
@@ -63,7 +64,7 @@ class Case:
 
     def run(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(tables, seq_lens) of a round, on the host."""
-        self.summaries.update(self.cache, self.seen.length, self.seen.table, range(REQS), COLUMNS)
+        self.summaries.update(self.cache, self.seen.length, self.seen.table, np.full(REQS, COLUMNS))
         self.scorer.run(self.cache, self.seen, REQS, self.ranking)
         seq_lens = torch.full((REQS,), 99, dtype=torch.int32, device=self.tables.device)
         self.ranking.fill(self.tables, seq_lens, self.seen, REQS)
@@ -94,6 +95,34 @@ def test_a_round_is_what_torch_makes_of_it(monkeypatch, case, way):
     same = [len(set(a.tolist()) & set(b.tolist())) for a, b in zip(got.flatten(0, 1), expected.flatten(0, 1))]
     most = [len(set(row.tolist())) for row in expected.flatten(0, 1)]
     assert sum(same) >= (1.0 if case[0] == torch.float32 else 0.97) * sum(most)
+
+
+@pytest.mark.parametrize("case", CASES[:5:2], ids=str)
+def test_parts_of_a_request_make_up_the_whole(monkeypatch, case):
+    """A GPU has several programs share the blocks of a request, and looks at few blocks at a time."""
+    monkeypatch.setattr(keys, "ON_CPU", "torch")
+    expected, _ = Case(torch.device("cpu"), *case).run()
+    monkeypatch.setattr(keys, "ON_CPU", "interpret")
+    monkeypatch.setattr(Scorer, "_splits", lambda self, pairs, kv_heads: 3)
+    monkeypatch.setattr("vllm_std.selection.ranking._tile", lambda mass: 16)
+    monkeypatch.setattr("vllm_std.selection.ranking._ways", lambda tensor: (4, 16))
+    monkeypatch.setattr("vllm_std.selection.scoring.interpreted", lambda tensor: False)
+    monkeypatch.setattr("vllm_std.selection.scoring.TRITON_DTYPES", dict.fromkeys(TRITON_DTYPES, tl.float32))
+    got, _ = Case(DEVICE, *case).run()
+    assert torch.equal(got, expected) or case[0] != torch.float32
+
+
+@pytest.mark.parametrize("way", ["kernels", "native"])
+@pytest.mark.parametrize("case", CASES[::3], ids=str)
+def test_one_launch_summarises_as_many_blocks_of_each_request_as_it_lacks(monkeypatch, case, way):
+    newest, means = np.array([COLUMNS, 0, 1, 3, 2][:REQS]), []
+    for kind in ("torch", "interpret" if way == "kernels" else way):
+        monkeypatch.setattr(keys, "ON_CPU", kind)
+        round = Case(DEVICE if kind == "interpret" else torch.device("cpu"), *case)
+        round.summaries.update(round.cache, round.seen.length, round.seen.table, newest)
+        means.append(round.summaries.means.float().cpu())
+    torch.testing.assert_close(means[1], means[0], rtol=0.01, atol=0.01)
+    assert 0 < means[0].any(-1).sum() < means[0][..., 0].numel()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="watches Triton's interpreter")

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import requests
 from conftest import ROOT, std
 
 sys.path.insert(0, str(ROOT / "scripts"))
-from servers import serve
+from servers import serve, wait_for
 from soak import SLACK_MIB, pool, server_process  # noqa: E402
 
 REQUESTS = 300  # to each of two servers; two cores answer some four a second, their kernels interpreted
@@ -83,9 +82,11 @@ def crowded(url: str) -> None:
     assert float(metric(url, "vllm:num_preemptions_total").split()[-1]) > 0
 
 
-def ask(url: str, max_tokens: int) -> requests.Response:
-    body = {"model": "demo", "prompt": [7] * 40, "max_tokens": max_tokens, "temperature": 0, "ignore_eos": True}
-    return requests.post(f"{url}/v1/completions", json=body, timeout=60)
+def ask(url: str, max_tokens: int, answers: int = 1) -> requests.Response:
+    """Greedy, but for several answers, which vLLM gives to sampling alone."""
+    body = {"model": "demo", "prompt": [7] * 40, "max_tokens": max_tokens, "ignore_eos": True}
+    body["temperature"] = float(answers > 1)
+    return requests.post(f"{url}/v1/completions", json=body | {"n": answers}, timeout=60)
 
 
 def engine_of(server: psutil.Process) -> psutil.Process:
@@ -96,9 +97,9 @@ def engine_of(server: psutil.Process) -> psutil.Process:
 def killed_in_mid_request(url: str) -> tuple[int, str, int | None]:
     """What a client sees of it (status, type of error), and the exit status with which the server ends by itself."""
     server, replies = server_process(url), []
-    client = threading.Thread(target=lambda: replies.append(ask(url, 400)))
+    client = threading.Thread(target=lambda: replies.append(ask(url, 400, answers=64)))  # far from done when seen
     client.start()
-    wait_for(lambda: " 1.0" in metric(url, "vllm:num_requests_running"))
+    wait_for(lambda: not metric(url, "vllm:num_requests_running").endswith(" 0.0"))
     engine_of(server).kill()
     client.join(60)
     (reply,) = replies
@@ -108,14 +109,6 @@ def killed_in_mid_request(url: str) -> tuple[int, str, int | None]:
 def metric(url: str, name: str) -> str:
     text = requests.get(f"{url}/metrics", timeout=10).text
     return next(line for line in text.splitlines() if line.startswith(name))
-
-
-def wait_for(condition) -> None:
-    for _ in range(200):
-        if condition():
-            return
-        time.sleep(0.02)
-    raise AssertionError("it did not happen")
 
 
 def test_a_killed_engine_is_reported_as_by_plain_vllm_and_a_restart_serves(models, tmp_path):

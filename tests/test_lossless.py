@@ -3,6 +3,7 @@
 import pytest
 from conftest import SIGN_MODEL, SMOLLM2, Acceptance, draft_lengths, greedy, keep_async, std, token_prompts
 from tiny_models import SUPPORTED_TEXT, SUPPORTED_VIDEO, noise_video, video_prompt
+from vllm import SamplingParams
 
 from vllm_std.demo.sign_video import SignVideo
 
@@ -172,3 +173,19 @@ def test_requests_that_end_inside_a_draft(engines, plain, models):
     llm = engines(models("llama"), std(num_speculative_tokens=6))
     assert greedy(llm, prompts, 64) == expected
     assert greedy(llm, prompts, 64, **stop) == stopped
+
+
+@pytest.mark.parametrize("model", ["llama", "qwen2_vl"])
+def test_no_launch_of_an_ordinary_round_is_left_to_tritons_interpreter(engines, models, model):
+    """It would take most of the time, and what is timed on a CPU would be the interpreter."""
+    from triton_cpu.native.launch import launches
+
+    llm = engines(models(model), std())
+    asked = [
+        {"temperature": 0}, {"temperature": 0.8, "seed": 1}, {"temperature": 1.0, "top_k": 20, "top_p": 0.9},
+        {"temperature": 0, "logprobs": 3}, {"temperature": 0.7, "presence_penalty": 1.0, "repetition_penalty": 1.2},
+    ]  # fmt: skip
+    params = [SamplingParams(max_tokens=24, ignore_eos=True, **options) for options in asked]
+    launches.clear()
+    llm.generate(token_prompts([40, 150, 60, 33, 90]), params, use_tqdm=False)
+    assert len(launches.seconds) > 10 and not launches.interpreted

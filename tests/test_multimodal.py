@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from conftest import SIGN_MODEL, Acceptance, greedy, std
 from PIL import Image
-from tiny_models import FRAME, noise_video, video_prompt
+from tiny_models import FRAME, SUPPORTED_VIDEO, noise_video, video_prompt
 from vllm import SamplingParams
 
 from vllm_std.demo.sign_video import SignVideo
@@ -54,6 +54,36 @@ def test_a_chat_with_videos_and_images(engines, models, expected, options):
     with Acceptance(llm) as seen:
         assert conversation(llm) == expected
     assert 0 < seen.accepted < seen.drafted
+
+
+@pytest.mark.supports("videos of one frame")
+@pytest.mark.parametrize("name", [name for name in SUPPORTED_VIDEO if name != "qwen3_vl"])
+def test_a_video_of_one_frame(engines, plain, models, name):
+    """Qwen3-VL's processor, which is transformers', refuses it with any vLLM: it takes two frames and more."""
+    prompts = [video_prompt(name, noise_video(1, seed)) for seed in range(2)]
+    expected = plain(models(name), prompts, 24)
+    assert expected[0] != expected[1], "the frame is seen"
+    llm = engines(models(name), std())
+    with Acceptance(llm) as seen:
+        assert greedy(llm, prompts, 24) == expected
+    assert seen.accepted > 0
+
+
+@pytest.mark.supports("several videos in one prompt")
+def test_an_image_between_two_videos(engines, plain, models):
+    """One of the videos has a single frame; beside a prompt whose videos are the other way round."""
+    prompts = [
+        {
+            "prompt": turn("user", VIDEO + IMAGE + VIDEO + "Which is it?") + "<|im_start|>assistant\n",
+            "multi_modal_data": {"video": [video(n, seed) for n, seed in shown], "image": [noise_image(7)]},
+        }
+        for shown in (((12, 4), (1, 5)), ((1, 5), (12, 4)))
+    ]
+    expected = plain(models("qwen2_vl"), prompts, 24)
+    llm = engines(models("qwen2_vl"), std())
+    with Acceptance(llm) as seen:
+        assert greedy(llm, prompts, 24) == expected
+    assert expected[0] != expected[1] and 0 < seen.accepted < seen.drafted
 
 
 @pytest.mark.supports("several videos in one prompt")

@@ -5,6 +5,7 @@ import math
 import sys
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from types import SimpleNamespace
 
 import pytest
@@ -14,14 +15,16 @@ from tiny_models import CONFIGS, REFUSED
 from typer.testing import CliRunner
 
 sys.path.insert(0, str(ROOT / "scripts"))
-from bench_gpu import QWEN2_7B, TINY, VICUNA_7B  # noqa: E402
+import gpu_records  # noqa: E402
+import gpu_report  # noqa: E402
+from gpu_parts import QWEN2_7B, SHAPES, TINY, VICUNA_7B, std  # noqa: E402
 
 from vllm_std.cli import app  # noqa: E402
 from vllm_std.control.roofline import Shape, device_named, estimate, for_engine, kv_seconds, pass_parts  # noqa: E402
 from vllm_std.mask import MaskShape  # noqa: E402
 from vllm_std.plan.predict import Load, best_of, cells, plain_seconds, tokens_a_round  # noqa: E402
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.fast, pytest.mark.once]
 
 RESULTS = ROOT / "scripts/results"
 MEASURED = json.loads((RESULTS / "steps-h100.json").read_text())
@@ -71,47 +74,46 @@ def test_a_draft_step_costs_a_third_of_a_plain_one_at_32x32k_and_nearly_all_of_i
     assert 1.6 < best_of(cells(load())).select_ms < 4, "what it reads takes 1.6 ms at the full rate of the memory"
 
 
-# ------------------------------------------------------------ times that the bench has measured
+# ------------------------------------------------------------ times that gpu_day.sh has measured
 
 
 def compare(rows: list[dict]) -> list[tuple[float, str]]:
-    """(predicted over measured speed-up, cell) of synthetic acceptance, worst first; rows: records of bench_gpu.py."""
-    shapes = {"shape": QWEN2_7B, "mha": VICUNA_7B}
-    rows = [row for row in rows if row["part"] in shapes and "skipped" not in row]
-    speed = {(r["part"], r["batch"], r["context"]): r["tokens_per_s"] for r in rows if r["engine"] == "plain"}
+    """(predicted over measured speed-up, cell) of synthetic acceptance, worst first; rows: records of gpu_day.sh."""
     found = []
-    for row in rows:
-        plain = speed.get((row["part"], row["batch"], row["context"]))
-        if row["engine"] != "std" or not row["gamma"] or plain is None:
+    for row in gpu_report.cells(rows):
+        if row["rate"] is None or row["gamma"] == "adaptive" or row["options"]["method"] != "std" or not row["ratios"]:
             continue
-        fields = shapes[row["part"]] | (TINY if row["tiny"] else {})
-        asked = load(row["batch"], row["context"], fields, row["rate"], row["device"], (row["top_k"],))
+        fields, top_k = SHAPES[row["model"]] | (TINY if row["tiny"] else {}), row["options"]["top_k"]
+        asked = load(row["batch"], row["context"], fields, row["rate"], row["device"], (top_k,))
         (cell,) = cells(replace(asked, gammas=(row["gamma"],)))
-        ratio = cell.speedup / (row["tokens_per_s"]["median"] / plain["median"])
-        name = "{part} {batch} x {context:,} gamma={gamma} p={rate} K={top_k}".format(**row)
-        found.append((ratio, f"{name}: {ratio:.2f} of what was measured"))
+        ratio = cell.speedup / median(row["ratios"])
+        name = "{part} {batch} x {context:,} gamma={gamma} p={rate}".format(**row)
+        found.append((ratio, f"{name} K={top_k}: {ratio:.2f} of what was measured"))
     return sorted(found, key=lambda one: -abs(math.log(one[0])))
 
 
 def made_up_records(off: dict[int, float]) -> list[dict]:
-    """In the bench's format: a plain cell, and one for each draft length whose speed-up is 1/off of the predicted."""
-    shared = dict(part="shape", batch=32, context=32000, top_k=1024, tiny=False, device=MEASURED["device"])
-    rows = [shared | dict(engine="plain", gamma=0, rate=None, tokens_per_s={"median": 1000.0})]
-    for cell in cells(load()):
-        speed = 1000.0 * cell.speedup / off.get(cell.gamma, 1.0)
-        rows.append(shared | dict(engine="std", gamma=cell.gamma, rate=0.9, tokens_per_s={"median": speed}))
-    return rows + [shared | dict(engine="std", gamma=0, rate=None, tokens_per_s={"median": 990.0})]
+    """As gpu_day.sh writes them: plain, and a cell for each draft length whose speed-up is 1/off of the predicted."""
+    shared = dict(what="cell", part="7b", model="qwen2-7b", batch=32, context=32000, temperature=0.0, call="one")
+    shared |= dict(device=MEASURED["device"], vllm="0", source="0", tiny=False, options=std(top_k=1024))
+    speeds = [(0, None, 1000.0), (0, None, 990.0)]
+    speeds += [(cell.gamma, 0.9, 1000.0 * cell.speedup / off.get(cell.gamma, 1.0)) for cell in cells(load())]
+    return [
+        shared | dict(side="std" if place else "plain", visit=place > 0, gamma=gamma, rate=rate)
+        | {"turns": [{"tokens_per_s": speed}]}
+        for place, (gamma, rate, speed) in enumerate(speeds)
+    ]  # fmt: skip
 
 
 def test_comparing_finds_the_cells_that_are_off():
     found = compare(made_up_records({3: 0.5, 7: 1.6}))
     assert [ratio for ratio, _ in found] == pytest.approx([0.5, 1.6, 1.0, 1.0, 1.0], rel=0.01)
-    assert found[0][1].startswith("shape 32 x 32,000 gamma=3 p=0.9 K=1024: 0.50")
+    assert found[0][1].startswith("7b 32 x 32,000 gamma=3 p=0.9 K=1024: 0.50")
 
 
 @pytest.mark.parametrize("file", sorted((RESULTS / "gpu").glob("*.jsonl")), ids=lambda file: file.stem)
 def test_predicted_speedups_are_those_of_the_bench(file):
-    found = compare([json.loads(line) for line in file.read_text().splitlines()])
+    found = compare(gpu_records.load(file))
     if not found:
         pytest.skip("no speed-ups in this file")
     worst = "; ".join(name for _, name in found[:5])
@@ -289,8 +291,42 @@ def test_a_batch_that_does_not_fit_is_said_to(folder):
     most = json.loads(told(folder, "--json", batch=64))["memory"]["largest_batch"]
     assert f"DOES NOT FIT: of the 85.0 GB of H100 vLLM uses 78.2; the largest batch that fits is {most}." in output
     assert json.loads(told(folder, "--json", batch=most))["memory"]["fits"] is True
-    assert "not one request of this context fits" in told(folder, context=2_000_000, batch=1)
+    assert "best:" not in output and "*" not in output and json.loads(told(folder, "--json", batch=64))["best"] is None
     assert "which fits" in told(folder, "--tensor-parallel-size", 2, batch=64)
+
+
+def test_one_request_that_does_not_fit_is_said_to(folder):
+    of_any_length = {**QWEN2_7B, "max_position_embeddings": 4_000_000}
+    (folder / "config.json").write_text(json.dumps(of_any_length))
+    assert "not one request of this context fits" in told(folder, context=2_000_000, batch=1)
+
+
+@pytest.mark.parametrize(
+    "rope, longest",
+    [
+        ({}, 32768),
+        ({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8192}, 32768),
+        ({"rope_type": "linear", "factor": 2.0}, 65536),
+        (
+            {
+                "rope_type": "llama3",
+                "factor": 8.0,
+                "original_max_position_embeddings": 8192,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+            },
+            32768,
+        ),
+    ],
+)
+def test_a_context_beyond_the_models_own_is_refused(folder, rope, longest):
+    """As far as vLLM lets the model go by itself, and no further."""
+    settings = {**QWEN2_7B, "max_position_embeddings": 32768, "rope_scaling": rope or None}
+    (folder / "config.json").write_text(json.dumps(settings))
+    assert engine_config(folder).model_config.max_model_len == longest
+    told(folder, context=longest)
+    code, output = vllm_std("--model", folder, "--gpu", "H100", "--batch", 1, "--context", longest + 1)
+    assert code == 2 and f"--context {longest + 1} does not work" in output and f"ends at {longest} tokens" in output
 
 
 def test_the_map_is_a_picture(folder, tmp_path):

@@ -70,16 +70,6 @@ print("RESULT", out[0].outputs[0].token_ids, loaded)
     assert with_plugin[1] == "'vllm_std', 'vllm_std.plugin', 'vllm_std.seams', 'vllm_std.seams.ledger']"
 
 
-@pytest.mark.parametrize("version", ["0.31.2", "0.34.0", "0.330.0", "1.0.0"])
-def test_another_vllm_is_refused_in_one_sentence_only_when_std_is_asked_for(monkeypatch, version):
-    monkeypatch.setattr(vllm, "__version__", version)
-    assert engine_args().create_engine_config().speculative_config is None
-    with pytest.raises(ValueError, match=f"vLLM 0.32 and 0.33, and this is vLLM {version}.*own risk"):
-        engine_args(spec_method="std").create_engine_config()
-    monkeypatch.setenv(seams.ANY_VERSION, "1")
-    assert engine_args(spec_method="std").create_engine_config().speculative_config.method == "std"
-
-
 def test_a_missing_seam_is_one_sentence_and_vllm_goes_on(monkeypatch, caplog):
     monkeypatch.delattr(EngineArgs, "create_speculative_config")
     vllm_logger = __import__("logging").getLogger("vllm")

@@ -10,7 +10,7 @@ from vllm_std.selection.keys import KeyCache
 from vllm_std.selection.ranking import Ranking
 from vllm_std.selection.scoring import Scorer
 
-pytestmark = [pytest.mark.fast, pytest.mark.usefixtures("way")]
+pytestmark = [pytest.mark.fast, pytest.mark.once, pytest.mark.usefixtures("way")]
 
 LAYERS, HEADS, KV_HEADS, SIZE, BLOCK, WINDOW = 2, 4, 2, 32, 16, 4
 SHAPE = MaskShape(BLOCK, sink=1, top=3, recent=BLOCK)
@@ -32,7 +32,7 @@ class Context:
         order = torch.arange(BLOCK * SIZE).view(BLOCK, SIZE)
         self.keys = KeyCache(list(self.cache), order, plain=True, scales=[1.0] * LAYERS)
         everything = torch.full((rows,), 64 * BLOCK, dtype=torch.int32)
-        summaries.update(self.keys, everything, self.seen.table, range(rows), 64)
+        summaries.update(self.keys, everything, self.seen.table, np.full(rows, 64))
         self.scorer = Scorer(SHAPE, summaries.means, self.queries, self.scales, 64)
 
     def point_at(self, row: int, block: int) -> None:

@@ -11,12 +11,14 @@ REASONS = {
     "mamba2": "without attention",
     "jamba": "a hybrid of attention and Mamba",
     "whisper": "an encoder-decoder",
+    "bloom": "ALiBi positions",
+    "falcon_alibi": "ALiBi positions",
 }
 
 pytestmark = pytest.mark.fast
 
 
-@pytest.mark.supports("refused at start-up: sliding-window, hybrid, MLA, Mamba, encoder-decoder models")
+@pytest.mark.supports("refused at start-up: sliding-window, hybrid, MLA, Mamba, ALiBi, encoder-decoder models")
 @pytest.mark.parametrize("name", REFUSED)
 def test_models_the_mask_cannot_apply_to(models, name):
     assert EngineArgs(model=str(models(name))).create_engine_config(), "plain vLLM takes it"

@@ -27,7 +27,7 @@ WRITERS = {
     "plan/plot.py",
     "bench/command.py",
     "bench/report.py",
-    "demo/command.py",
+    "demo/questions.py",
     "demo/sign_video.py",
 }
 NO_IMPORTS = {

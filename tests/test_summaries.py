@@ -8,7 +8,7 @@ from vllm.v1.executor import Executor
 from vllm_std.demo.sign_video import SignVideo
 from vllm_std.selection.summaries import granule, share_of_kv
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.fast, pytest.mark.once]
 
 PROMPTS = token_prompts([700, 90, 333, 512], seed=3)
 

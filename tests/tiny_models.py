@@ -20,8 +20,19 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 SUPPORTED_TEXT = ("llama", "qwen2", "qwen3")
+MORE_TEXT = ("gpt2", "opt", "phi3", "granite", "gpt_neox", "glm4")
+EXPERTS = ("qwen3_moe", "mixtral")
 SUPPORTED_VIDEO = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava_onevision", "llava_next_video")
-REFUSED = ("mistral_sliding", "gemma3_text", "deepseek_v3", "mamba2", "jamba", "whisper")
+REFUSED = (
+    "mistral_sliding",
+    "gemma3_text",
+    "deepseek_v3",
+    "mamba2",
+    "jamba",
+    "whisper",
+    "bloom",
+    "falcon_alibi",
+)
 
 DEMO_MODEL = Path(__file__).parents[1] / "vllm_std/demo/tiny-sign-vlm"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
@@ -36,6 +47,7 @@ DECODER = dict(
     num_hidden_layers=2, hidden_size=128, intermediate_size=256, num_attention_heads=4, num_key_value_heads=2,
     vocab_size=VOCAB, max_position_embeddings=4096, initializer_range=0.2, tie_word_embeddings=False, **SPECIAL,
 )  # fmt: skip
+HEADS = dict(num_hidden_layers=2, hidden_size=128, num_attention_heads=4, vocab_size=VOCAB, **SPECIAL)
 EMBEDDING_SCALE = 50
 VISION = dict(initializer_range=0.1, patch_size=14)
 MROPE = dict(rope_type="default", rope_theta=1e4, mrope_section=[4, 6, 6])
@@ -49,6 +61,34 @@ CONFIGS = {
     "llama": ("LlamaForCausalLM", DECODER),
     "qwen2": ("Qwen2ForCausalLM", DECODER),
     "qwen3": ("Qwen3ForCausalLM", dict(DECODER, head_dim=64)),
+    "gpt2": (
+        "GPT2LMHeadModel",
+        dict(
+            n_layer=2, n_embd=128, n_head=4, n_positions=4096, vocab_size=VOCAB, initializer_range=0.2,
+            tie_word_embeddings=False, **SPECIAL,
+        ),
+    ),
+    "opt": (
+        "OPTForCausalLM",
+        dict(HEADS, ffn_dim=256, max_position_embeddings=4096, init_std=0.2, tie_word_embeddings=False),
+    ),
+    "phi3": ("Phi3ForCausalLM", DECODER),
+    "granite": (
+        "GraniteForCausalLM",
+        dict(
+            DECODER, attention_multiplier=0.1, embedding_multiplier=0.5, residual_multiplier=0.8, logits_scaling=2.0
+        ),
+    ),
+    "gpt_neox": (
+        "GPTNeoXForCausalLM",
+        dict(HEADS, intermediate_size=256, max_position_embeddings=4096, initializer_range=0.2),
+    ),
+    "glm4": ("Glm4ForCausalLM", dict(DECODER, head_dim=32)),
+    "qwen3_moe": (
+        "Qwen3MoeForCausalLM",
+        dict(DECODER, head_dim=32, moe_intermediate_size=64, num_experts=8, num_experts_per_tok=2),
+    ),
+    "mixtral": ("MixtralForCausalLM", dict(DECODER, num_local_experts=4, num_experts_per_tok=2)),
     "qwen2_vl": (
         "Qwen2VLForConditionalGeneration",
         dict(QWEN_VL, vision_config=dict(VISION, depth=2, embed_dim=64, hidden_size=128, num_heads=2)),
@@ -118,6 +158,11 @@ CONFIGS = {
         ),
     ),
     "jamba": ("JambaForCausalLM", dict(DECODER, num_experts=1, attn_layer_period=2, attn_layer_offset=1)),
+    "bloom": ("BloomForCausalLM", dict(n_layer=2, hidden_size=128, n_head=4, vocab_size=VOCAB, **SPECIAL)),
+    "falcon_alibi": (
+        "FalconForCausalLM",
+        dict(num_hidden_layers=2, hidden_size=128, num_attention_heads=4, vocab_size=VOCAB, alibi=True, **SPECIAL),
+    ),
     "whisper": (
         "WhisperForConditionalGeneration",
         dict(

@@ -37,15 +37,15 @@ def require(model: str, options: dict[str, Any]) -> None:
 
 def _vllm() -> Finding:
     from vllm_std import seams
+    from vllm_std.seams import fit
 
     try:
         version = seams.vllm_version()
-        seams.require_supported_version()
     except ImportError:
         return Finding("vLLM", False, f"not installed for {sys.executable}: install vllm 0.32 or 0.33 beside vllm-std.")
-    except ValueError as error:
-        return Finding("vLLM", False, str(error))
-    return Finding("vLLM", True, version)
+    if fit.tested():
+        return Finding("vLLM", True, version)
+    return Finding("vLLM", None, f"{version}, which was not tested: the seams below say whether it fits")
 
 
 def _plugin() -> Finding:
@@ -58,12 +58,29 @@ def _plugin() -> Finding:
 
 
 def _seams() -> Finding:
-    from vllm_std.seams import LEDGER, probe
+    from vllm_std.seams import LEDGER, fit
+    from vllm_std.seams.contract import CONTRACT
 
-    missing = probe.missing()
-    if missing:
-        return Finding("seams", False, f"this vLLM lacks one: {missing}")
-    return Finding("seams", True, f"all {len(LEDGER)} entries of the ledger are in place")
+    try:
+        fit.require()
+    except ValueError as error:
+        return Finding("seams", False, str(error))
+    names = sum(map(len, CONTRACT.values()))
+    return Finding("seams", True, f"all {len(LEDGER)} of the ledger fit, in the {names} names listed below")
+
+
+def contract(found: list[Finding]) -> list[dict[str, Any]]:
+    """What each seam needs of vLLM, and whether it is there, a JSON object for each name; of no vLLM nothing."""
+    from vllm_std.seams import LEDGER, fit
+    from vllm_std.seams.contract import CONTRACT
+
+    if all(finding.name != "seams" for finding in found):
+        return []
+    return [
+        {"seam": seam.name, "how": need.how, "where": need.where, "what": need.what, "misfit": fit.misfit((need,))}
+        for seam in LEDGER
+        for need in CONTRACT[seam.name]
+    ]
 
 
 def _runner() -> Finding:
@@ -81,38 +98,57 @@ def _device() -> Finding:
 
 
 def _model(model: str, options: dict[str, Any]) -> list[Finding]:
+    from vllm_std import forecast
     from vllm_std.config import BACKENDS
     from vllm_std.seams import probe
 
     given = {"spec_method": "std"} | options
     try:
         config = probe.engine_config(model, given)
-    except (ValueError, TypeError, OSError) as error:
+    except Exception as error:  # whatever vLLM, transformers or a hub may say of a model and its options
         return [Finding("model", False, _sentence(error))]
     backend = probe.backend(config)
     std, found = config.speculative_config, Finding("model", True, f"{model}: std would start")
     works = backend in BACKENDS
     says = backend if works else f"{backend} is not one std drafts on: use --attention-backend {' or '.join(BACKENDS)}"
     drafts = f"up to {std.num_speculative_tokens} tokens a round over top_k={std.top_k}, selection={std.selection}"
-    return [found, Finding("backend", works, says), Finding("drafts", None, drafts)]
+    told = [Finding("drafts", None, drafts), *(Finding(*of) for of in forecast.sentences(config, probe.device()))]
+    return [found, Finding("backend", works, says), *told]
 
 
 def _sentence(error: Exception) -> str:
-    """Its first line; vLLM goes on with advice, and pydantic wraps both."""
-    said = error.errors()[0]["msg"].removeprefix("Value error, ") if hasattr(error, "errors") else str(error)
+    """Its first line; vLLM goes on with advice, and pydantic wraps both and knows where."""
+    said = str(error)
+    if hasattr(error, "errors"):
+        (found, *_) = error.errors()
+        own = found["msg"].startswith("Value error, ")
+        said = (
+            found["msg"].removeprefix("Value error, ") if own else f"{'.'.join(map(str, found['loc']))}: {found['msg']}"
+        )
     return (said.strip() or type(error).__name__).splitlines()[0]
+
+
+MARKS = {True: "[green]ok[/]", False: "[red]no[/]", None: ""}
 
 
 def table(found: list[Finding]) -> Table:
     shown = Table(show_header=False, box=None)
     for finding in found:
-        mark = {True: "[green]ok[/]", False: "[red]no[/]", None: ""}[finding.ok]
-        shown.add_row(mark, finding.name, finding.says)
+        shown.add_row(MARKS[finding.ok], finding.name, finding.says)
+    return shown
+
+
+def seam_table(found: list[Finding]) -> Table:
+    """The names of vLLM's inside that each seam uses."""
+    shown = Table("", "seam", "uses in vLLM", box=None)
+    for need in contract(found):
+        module, _, path = need["where"].partition(":")
+        shown.add_row(MARKS[need["misfit"] is None], need["seam"], f"{need['how']} {module} {path}".rstrip())
     return shown
 
 
 def as_json(found: list[Finding]) -> dict[str, Any]:
-    return {"ok": works(found), "findings": [asdict(finding) for finding in found]}
+    return {"ok": works(found), "findings": [asdict(finding) for finding in found], "seams": contract(found)}
 
 
 def works(found: list[Finding]) -> bool:

@@ -152,7 +152,7 @@ def check(
     engine: Annotated[str, typer.Option(help="arguments of vLLM, as JSON: '{\"max_model_len\": 32768}'")] = "{}",
     as_json: Json = False,
 ) -> None:
-    """Say whether std would start here: vLLM's version, the seams, the device, and what would be refused and why.
+    """Say whether std would start here: what it uses of vLLM, the device, what would be refused, what would be slow.
 
     Starts no engine and loads no weights. Exit status: 0 where std would start, 1 where it would not.
     """
@@ -166,7 +166,9 @@ def check(
     if as_json:
         typer.echo(json.dumps(checks.as_json(found), indent=1))
     else:
-        _console(sys.stdout).print(checks.table(found))
+        console = _console(sys.stdout)
+        console.print(checks.table(found))
+        console.print(checks.seam_table(found))
     raise typer.Exit(not checks.works(found))
 
 

@@ -9,6 +9,7 @@ from vllm.config.speculative import DraftSampleMethod, RejectionSampleMethod
 from vllm.config.utils import config
 
 from vllm_std.mask import MaskShape
+from vllm_std.plan.models import FULL_ATTENTION, has_alibi
 
 SelectionPolicy = Literal["verify", "exact", "text", "streaming", "random"]
 STATIC_POLICIES = ("text", "streaming")  # never scored again, so refresh does not apply to them
@@ -24,7 +25,7 @@ class StdConfig(SpeculativeConfig):
     """What a user may set with `--speculative-config '{"method": "std", ...}'`."""
 
     method: Literal["std"] = "std"
-    num_speculative_tokens: int = 5
+    num_speculative_tokens: int = 8
     """Draft length (gamma): tokens drafted before each dense pass. At least 1."""
     top_k: int | float = None  # type: ignore[assignment]
     """Context a draft step attends to, sink and recent window included, rounded up to KV blocks: tokens, or as a number
@@ -65,6 +66,10 @@ class StdConfig(SpeculativeConfig):
 
     costs: Any = field(default=None, init=False)
     """The cost table, once the engine has one (`control.Costs`)."""
+
+    graph_limit: int = field(default=1024, init=False)
+    """Tokens of the longest verifying pass that is captured as one CUDA graph; a longer one takes a GPU longer than its
+    launches take the host. A user's own limit is kept to."""
 
     @classmethod
     def from_options(cls, given: dict[str, Any], target_model_config, target_parallel_config) -> "StdConfig":
@@ -119,17 +124,9 @@ class StdConfig(SpeculativeConfig):
 
     @property
     def draft_lengths(self) -> tuple[int, ...]:
-        """What a step may draft; each length has CUDA graphs of its own, so longer ones lie further apart."""
+        """What a step may draft; longer ones lie further apart, because each may need CUDA graphs of its own."""
         most = self.num_speculative_tokens
         return (*(length for length in LENGTHS if length < most), most) if self.adaptive else (most,)
-
-    def graph_lengths(self, max_num_seqs: int) -> list[tuple[int, int, int]]:
-        """What makes vLLM capture its dense pass for each draft length: its own schedule of lengths by batch size, of
-        which nothing else is used. With fewer batch sizes than lengths, those in between run without a full graph."""
-        most = self.num_speculative_tokens
-        first = sorted(self.draft_lengths, key=lambda length: (length not in (0, most), length))[: max(1, max_num_seqs)]
-        last = (len(first), max_num_seqs, first[-1])
-        return [(batch, batch, length) for batch, length in enumerate(first[:-1], 1)] + [last]
 
     @property
     def max_num_new_slots_for_drafting(self) -> int:
@@ -230,9 +227,6 @@ def _refuse(option: str, value: Any, meaningless: bool, works: str) -> None:
         raise ValueError(f"{option}={shown(value)} has no effect with these options: {works}.")
 
 
-FULL_ATTENTION = "use a decoder in which every layer attends to the full context (Llama, Qwen2, Qwen3, Qwen2-VL, ...)"
-
-
 def refuse_unsupported(vllm_config) -> None:
     """Raise ValueError for the first setting std cannot honour, naming it, its value and what works."""
     for option, value, works in [*_runtime_refusals(vllm_config), *_model_refusals(vllm_config.model_config)]:
@@ -278,6 +272,7 @@ def _model_refusals(model):
         f"{' and '.join(sorted(kinds))} layers": bool(kinds),
         f"a sliding window of {window} tokens": window is not None,
         "reference sliding window attention": getattr(model, "rswa_window", None) is not None,
+        "ALiBi positions": has_alibi(model.hf_text_config),
     }
     for reason, applies in reasons.items():
         if applies:

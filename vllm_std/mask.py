@@ -9,13 +9,31 @@ ids differ. Keys are cached with RoPE applied, hence the kept blocks can be atte
 """
 
 from dataclasses import dataclass
+from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
+Whole = TypeVar("Whole", int, np.ndarray)
 
-def cdiv(a: int, b: int) -> int:
+
+def cdiv(a: Whole, b: int) -> Whole:
     return -(-a // b)
+
+
+def least_tokens(sink: int, recent: int, block_size: int) -> int:
+    """The budget that leaves one block to choose."""
+    return (cdiv(sink, block_size) + cdiv(recent, block_size) + 1) * block_size
+
+
+def _smaller(sink: int, recent: int, block_size: int, max_model_len: int) -> str:
+    """What would leave a block to choose within `max_model_len`."""
+    for size in (64, 32, 16):
+        least = least_tokens(sink, recent, size)
+        if size < block_size and least <= max_model_len:
+            return f"--block-size {size} with top_k >= {least}."
+    return f"a sink and recent of so few tokens that they leave one block of max_model_len={max_model_len}."
 
 
 @dataclass(frozen=True)
@@ -48,12 +66,13 @@ class MaskShape:
         tokens = max(floor, cdiv(int(share * max_model_len * 1024), 1024)) if share else int(top_k)
         top = cdiv(tokens, block_size) - sink_blocks - recent_blocks
         if top < 1:
-            least = (sink_blocks + recent_blocks + 1) * block_size
+            least = least_tokens(sink, recent, block_size)
             given = f"top_k={top_k}" + (f" of max_model_len={max_model_len}, {tokens} tokens," if share else "")
             raise ValueError(
                 f"{given} leaves no block to choose: with KV blocks of {block_size} tokens, sink={sink} and "
-                f"recent={recent} already take {least - block_size} tokens. Use top_k >= {least}, or a smaller "
-                f"sink, recent or --block-size."
+                f"recent={recent} already take {least - block_size} tokens. Use "
+                + (f"top_k >= {least}, or " if least <= max_model_len else "")
+                + _smaller(sink, recent, block_size, max_model_len)
             )
         return cls(block_size, sink_blocks, top, recent, share, floor)
 

@@ -60,6 +60,8 @@ class StdSpeculator(TargetAsDraft):
         """[reqs, gamma] drafted tokens, which vLLM's rejection sampler verifies in the next pass; -1 for none."""
         num_reqs, slots, tokens = input_batch.num_reqs, input_batch.idx_mapping_np, input_batch.num_scheduled_tokens
         gamma = self.gamma if num_speculative_tokens is None else num_speculative_tokens
+        if gamma == 0 and not dummy_run and not input_batch.is_prefilling_np.any():
+            return self._skip(num_reqs, slots, tokens)
         skip_attn = dummy_run and skip_attn_for_dummy_run
         bound = input_batch.seq_lens_cpu_upper_bound[:num_reqs]
         prefilling = input_batch.is_prefilling_np
@@ -69,7 +71,7 @@ class StdSpeculator(TargetAsDraft):
         if not dummy_run and (gamma == 0 or prompt_done.any()):
             self.selector.miss(slots, tokens, prompt_done, bound.numpy())
         if gamma == 0 or not (drafting.any() or dummy_run or self.dp_size > 1):
-            return self.draft_tokens[:num_reqs, 1:].fill_(-1)
+            return self.no_drafts[:num_reqs]
         if self.unseen is not None:
             error, self.unseen = self.unseen, None
             raise error
@@ -80,6 +82,8 @@ class StdSpeculator(TargetAsDraft):
             seen = self._observe(input_batch, length, num_rejected[:num_reqs])
             self.selector.begin(seen, slots, drafting, asked=bool(tokens.max() > 1) or not self.asks)
         self._copy_request_inputs(num_reqs, input_batch.idx_mapping, temperature, seeds, dummy_run=dummy_run)
+        if self.truncation is not None:
+            self.truncation.begin(slots)
         self._begin(input_batch, length, num_sampled, num_rejected, last_sampled)
         if is_profile:
             self._reserve_selection()
@@ -88,6 +92,11 @@ class StdSpeculator(TargetAsDraft):
             self._select(num_reqs, batch_desc, seen, slots)
         self._draft(num_reqs, batch_desc, gamma, bound, across_dp, skip_attn)
         return self.draft_tokens[:num_reqs, 1:]
+
+    def _skip(self, num_reqs: int, slots: np.ndarray, tokens: np.ndarray) -> Tensor:
+        """[reqs, gamma] -1: a step of plain decoding, which should cost what it costs without std."""
+        self.selector.missed[slots] += tokens
+        return self.no_drafts[:num_reqs]
 
     def _blank(self, input_batch) -> Tensor:
         """[reqs, gamma] token 0, drawn with certainty so that verification is exact: the next step has places for them,
@@ -157,7 +166,8 @@ class StdSpeculator(TargetAsDraft):
             self.selector.score(seen, slots)
         if batch_desc.cg_mode == FULL:
             self.select_cudagraph_manager.run_fullgraph(batch_desc)
-        elif seen is not None:
+        else:  # in a dummy pass too, so that no row attends past the masked tables
+            self._find_keys()
             self._fill(num_reqs)
 
     def _fill(self, num_reqs: int, *_, **__) -> None:
@@ -201,7 +211,7 @@ class StdSpeculator(TargetAsDraft):
     def _mask(self, attn_metadata: dict[str, Any]) -> dict[str, Any]:
         """Metadata of attention over the masks of this round, an object for each layer."""
         masked = worker.mask_metadata(attn_metadata, dict(zip(self.layers, self.selector.tables)))
-        worker.limit_length(masked, self.draft_max_seq_len)
+        worker.limit_length(masked, self.draft_max_seq_len, self.layer_list[0].num_kv_heads)
         return masked
 
     @contextmanager
@@ -242,6 +252,13 @@ class StdSpeculator(TargetAsDraft):
             return positions
         self.mrope_positions[:, :num_tokens] = positions + self.rope_offset[:num_tokens]
         return self.mrope_positions[:, :num_tokens]
+
+    def compute_draft_logits(self, hidden_states: Tensor, spec_step_idx: int) -> Tensor:
+        """[reqs, vocabulary], -inf for what a request's top-k, top-p and min-p leave out."""
+        logits = super().compute_draft_logits(hidden_states, spec_step_idx)
+        if self.truncation is None or not self.truncation.needed:
+            return logits
+        return self.truncation.apply(logits, self.idx_mapping[: len(logits)], self.temperature)
 
     def sample_draft(self, hidden, positions, idx_mapping, temperature, seeds, draft_step, *args, **kwargs) -> Tensor:
         # Draft logits are cached without a column for the token the target sampled.

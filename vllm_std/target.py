@@ -1,10 +1,13 @@
 """The target as its own draft model: all that a speculator of vLLM prepares before the first round."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from vllm_std import advice
 from vllm_std.faults import Faults, logger
-from vllm_std.seams import worker
+from vllm_std.seams import graphs, worker
 from vllm_std.selection import POLICIES, KeySummaries, QueryWindow, Round, Selector, selection_bytes
 from vllm_std.selection.attention import peak_bytes
 from vllm_std.selection.summaries import GRANULE, granule
@@ -23,6 +26,7 @@ class TargetAsDraft(worker.TargetDependentARSpeculator):
         super().__init__(vllm_config, device)
         self.gamma = self.num_speculative_steps
         self.draft_tokens = torch.zeros(self.max_num_reqs, self.gamma + 1, dtype=torch.int64, device=device)
+        self.no_drafts = torch.full_like(self.draft_tokens[:, 1:], -1)
         self.hidden_states = torch.zeros(self.max_num_reqs, self.hidden_size, dtype=self.dtype, device=device)
         self.mrope_positions: Tensor | None = None
         if vllm_config.model_config.uses_mrope:
@@ -31,6 +35,7 @@ class TargetAsDraft(worker.TargetDependentARSpeculator):
             self.mrope_positions = torch.zeros(shape, dtype=torch.int64, device=device)
         self.rope_offset = torch.zeros(self.max_num_reqs, dtype=torch.int64, device=device)
         self.drafting, self.faults = False, Faults()
+        self.truncation: Any = None  # `seams.truncation.Truncation`, once the runner has a sampler
         self.unseen: Exception | None = None  # what kept a layer's queries from being seen
 
     def load_draft_model(self, target_model, target_attn_layer_names: set[str]):
@@ -87,7 +92,8 @@ class TargetAsDraft(worker.TargetDependentARSpeculator):
             shape = (len(self.layers), blocks, layer.num_kv_heads, granules, layer.head_size)
             summaries = KeySummaries(shape, self.dtype, self.device)
         self.selector = Selector(options, block_size, Round(self._block_table()), self.queries, self.scales, summaries)
-        if self.vllm_config.cache_config.num_gpu_blocks == kv_cache_config.num_blocks:  # else vLLM only profiles
+        self.profiling = self.vllm_config.cache_config.num_gpu_blocks != kv_cache_config.num_blocks
+        if not self.profiling:
             self._announce(sum(tensor.size for tensor in kv_cache_config.kv_cache_tensors))
 
     def _block_table(self) -> Tensor:
@@ -111,6 +117,18 @@ class TargetAsDraft(worker.TargetDependentARSpeculator):
             len(self.layers), self.group.backend.get_name(), 100 * taken / (taken + kv_bytes), summaries / 2**20,
             queries / 2**20, others / 2**20,
         )  # fmt: skip
+        self._advise((queries + others) // self.max_num_reqs)
+
+    def _advise(self, bytes_each: int) -> None:
+        """Say what costs speed; bytes_each: that std keeps for each of max_num_seqs requests."""
+        cache, mask = self.vllm_config.cache_config, self.selector.mask
+        costs = [
+            *advice.of_the_machine(self.device.type),
+            *advice.of_the_mask(self.speculative_config, mask.block_size),
+            *advice.of_the_batch(self.max_num_reqs, cache.num_gpu_blocks * cache.block_size, mask, bytes_each),
+        ]
+        if costs:
+            logger.warning_once("std: it could be faster here. %s", " ".join(costs))
 
     def _configure_decode_metadata_update(self) -> None:
         # Its own first step is a decode step too, so this holds for gamma 1 as well.
@@ -118,11 +136,15 @@ class TargetAsDraft(worker.TargetDependentARSpeculator):
         super(worker.TargetDependentARSpeculator, self)._configure_decode_metadata_update()
 
     def init_cudagraph_manager(self, cudagraph_mode) -> None:
-        full = cudagraph_mode.decode_mode() == FULL
-        full &= self.vllm_config.lora_config is None  # which adapters a draft step needs is set up on the host
+        reason = None if cudagraph_mode.decode_mode() == FULL else f"cudagraph_mode={cudagraph_mode.name}"
+        if self.vllm_config.lora_config is not None:  # which adapters a draft step needs is set up on the host
+            reason = "LoRA"
+        full = reason is None
+        if not full and cudagraph_mode != EAGER:
+            logger.warning_once("std: draft steps run without CUDA graphs because of %s, so each takes longer.", reason)
         mode = worker.CUDAGraphMode.FULL_DECODE_ONLY if full else EAGER
         managers = (worker.SpeculatorCudaGraphManager(self.vllm_config, self.device, mode, 1) for _ in range(2))
-        self.select_cudagraph_manager, self.decode_cudagraph_manager = managers
+        self.select_cudagraph_manager, self.decode_cudagraph_manager = map(graphs.thin, managers)
 
     def capture(self) -> None:
         """Capture selection and one draft step for each batch size. Rows without a request do nothing in either."""
@@ -132,11 +154,16 @@ class TargetAsDraft(worker.TargetDependentARSpeculator):
         self.draft_max_seq_len = min(self.selector.mask.max_length + self.gamma, self.max_model_len)
         of = (self.model_state, self.input_buffers, self.block_tables, self.attn_groups, self.kv_cache_config)
         self.drafting = True
+        if self.truncation is not None:
+            # A graph serves requests that leave something out as well; what vLLM has for CPUs cannot be captured.
+            self.truncation.needed = self.device.type != "cpu"
         try:
             self.select_cudagraph_manager.capture(self._fill, *of, progress_bar_desc="Capturing selection")
             self.decode_cudagraph_manager.capture(self._captured_step, *of, progress_bar_desc="Capturing draft steps")
         finally:
             self.drafting = False
+        if self.profiling:  # vLLM measures graphs on a small KV cache, which must be free again for the real one
+            del self.selector
 
     def _find_keys(self) -> None:
         """Look into the KV cache, which vLLM allocates after `set_attn`."""

@@ -22,8 +22,8 @@ def _row(concurrency: int, plain: list[dict], std: list[dict]) -> dict[str, Any]
     lengths = [run["spec_decode_acceptance_length"] for run in std if run.get("spec_decode_draft_tokens")]
     return {
         "concurrency": concurrency,
-        **_ratios("throughput_ratio", [(b["output_throughput"], a["output_throughput"]) for a, b in zip(plain, std)]),
-        **_ratios("speedup", [(a["median_tpot_ms"], b["median_tpot_ms"]) for a, b in zip(plain, std)]),
+        **ratios("throughput_ratio", [(b["output_throughput"], a["output_throughput"]) for a, b in zip(plain, std)]),
+        **ratios("speedup", [(a["median_tpot_ms"], b["median_tpot_ms"]) for a, b in zip(plain, std)]),
         "plain": _side(plain),
         "std": _side(std),
         "drafted": drafted,
@@ -34,7 +34,7 @@ def _row(concurrency: int, plain: list[dict], std: list[dict]) -> dict[str, Any]
     }
 
 
-def _ratios(name: str, pairs: list[tuple[float, float]]) -> dict[str, Any]:
+def ratios(name: str, pairs: list[tuple[float, float]]) -> dict[str, Any]:
     """Not rounded: one may be far below 1. None where a repeat has no such time, as with answers of one token."""
     found = [over / under for over, under in pairs if over and under]
     if len(found) < len(pairs):

@@ -1,7 +1,7 @@
 """Both sides of the comparison, in turns, on the same prompts."""
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,6 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from vllm_std.lab.prompts import Prompt
-from vllm_std.seams import bench as seam
 
 SIDES = ("plain", "std")
 LEAVE_OUT = {"vllm_xargs": {"std": False}}
@@ -32,6 +31,7 @@ Server = Callable[[str], AbstractContextManager[str]]  # side: base URL of a ser
 
 def own_servers(model: str, engine: dict[str, Any], std: dict[str, Any]) -> Server:
     """A server for each side: plain vLLM does not load the plugin."""
+    from vllm_std.seams import bench as seam
 
     def server(side: str):
         return seam.served(model, engine | ({"speculative_config": {"method": "std"} | std} if side == "std" else {}))
@@ -50,23 +50,31 @@ def run(load: Load, server: Server, one_server: bool, at_once: bool, say: Callab
     is measured, so that both sides find them in their prefix caches, as far as those reach. one_server: std's own,
     which plain requests leave std out on; at_once: whether the servers of both sides run all the time.
     """
+    from vllm_std.seams import bench as seam
+
     conversations = [[inlined(message) for message in prompt.messages] for prompt in load.prompts]
     found: Found = {side: {concurrency: [] for concurrency in load.concurrency} for side in SIDES}
     with ExitStack() as stack:
         urls = {side: stack.enter_context(server(side)) for side in SIDES} if at_once else {}
-        for repeat in range(load.repeats):
-            for side in SIDES if repeat % 2 == 0 else reversed(SIDES):
-                body = {"temperature": load.temperature} | (LEAVE_OUT if one_server and side == "plain" else {})
-                with nullcontext(urls[side]) if at_once else server(side) as url:
-                    if repeat == 0 or not at_once:
-                        say(f"{side}: warming up")
-                        seam.measure(url, conversations, load.tokens, max(load.concurrency), body)
-                    for concurrency in load.concurrency:
-                        say(f"{side}: {concurrency} at a time, {repeat + 1} of {load.repeats}")
-                        result = seam.measure(url, conversations, load.tokens, concurrency, body)
-                        _refuse_failures(result, side)
-                        found[side][concurrency].append(result)
+        for repeat, side in in_turns(load.repeats):
+            body = {"temperature": load.temperature} | (LEAVE_OUT if one_server and side == "plain" else {})
+            with nullcontext(urls[side]) if at_once else server(side) as url:
+                if repeat == 0 or not at_once:
+                    say(f"{side}: warming up")
+                    seam.measure(url, conversations, load.tokens, max(load.concurrency), body)
+                for concurrency in load.concurrency:
+                    say(f"{side}: {concurrency} at a time, {repeat + 1} of {load.repeats}")
+                    result = seam.measure(url, conversations, load.tokens, concurrency, body)
+                    _refuse_failures(result, side)
+                    found[side][concurrency].append(result)
     return found
+
+
+def in_turns(repeats: int) -> Iterator[tuple[int, str]]:
+    """(repeat, side): so many turns of each side; which of them is the first changes."""
+    for repeat in range(repeats):
+        for side in SIDES if repeat % 2 == 0 else reversed(SIDES):
+            yield repeat, side
 
 
 def _refuse_failures(result: dict[str, Any], side: str) -> None:

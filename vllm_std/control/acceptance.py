@@ -35,6 +35,7 @@ class Acceptance:
         self.expected = np.ones((capacity + 1, longest + 1))  # tokens of a round by draft length, when last asked for
         self.odd = np.zeros(2)  # sum of what rounds gave beyond that, relative to it, and their number; decayed
         self.average = np.array(self._rates())
+        self.known = 0  # outcomes so far, of all requests
 
     def rows_of(self, requests: Sequence[str]) -> np.ndarray:
         """[n] their rows; a request not seen before is given one."""
@@ -68,6 +69,7 @@ class Acceptance:
         self.counts[:, -1] = 0
         self.server = SERVER_KEEP * self.server + new.sum(axis=1)
         self.average = np.array(self._rates())
+        self.known += len(rows)
         return rows, beyond
 
     def _compare(self, beyond: np.ndarray, expected: np.ndarray) -> None:

@@ -10,7 +10,7 @@ from vllm_std.control.decision import Decision
 from vllm_std.control.outlook import Outlook, look_ahead
 from vllm_std.control.prices import Prices, region
 
-REFRESH = 4  # steps of the same requests that one decision serves, except while a look lasts
+REFRESH, IDLE_REFRESH = 4, 16  # steps of the same requests that one decision serves: drafting, and plain ones
 STALE = 128  # plain steps after which old outcomes count for little
 
 
@@ -71,13 +71,13 @@ class Controller:
         self._take_in()
         asked, decision = (list(requests), frozenset(opted_out), region(len(requests), kv)), self.decision
         decision.since += 1
-        if decision.since % REFRESH and asked == self.asked and not decision.looking:
+        refresh = REFRESH if decision.at else IDLE_REFRESH
+        if decision.since % refresh and asked == self.asked and not decision.looking:
             self.budget.step(*self.bill)
             return self.choice
         out = asked[1].intersection(requests) if opted_out else frozenset()
         drafting = [request for request in requests if request not in out] if out else requests
         if not drafting:
-            decision.stop()
             self.asked = None
             return Choice(0, "idle", 1.0, out)
         outlook = look_ahead(self.prices, self.outcomes, drafting, len(requests), kv, self.lengths)
@@ -86,15 +86,15 @@ class Controller:
 
     def _choose(self, outlook: Outlook, out: frozenset[str]) -> Choice:
         before, since = self.decision.at, self.decision.since
-        reason = self.decision.take(outlook, self.budget.available(outlook.plain))
+        if not before and since == STALE:
+            self.outcomes.stale()
+        reason = self.decision.take(outlook, self.budget.available(outlook.plain), self.outcomes.known)
         at = self.decision.at
         taken, plain, skipped = float(outlook.seconds[at]), outlook.plain, outlook.skipped[at]
         if not before:  # what is drafted without scores is not counted on
             self.bill = taken, plain, taken - plain
         else:
             self.bill = taken, plain, self.budget.expect(outlook, at, self.lengths[at]) if at else 0.0
-        if at and not before and since >= STALE:
-            self.outcomes.stale()
         if skipped:
             self.outcomes.skip(self.outcomes.rows_of(list(skipped)))
         self.budget.step(*self.bill)

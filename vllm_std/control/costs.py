@@ -11,8 +11,10 @@ import json
 import math
 from bisect import bisect_left
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 
@@ -100,18 +102,34 @@ class Costs:
         return _key(length, batch, kv) in self.corrections
 
     def save(self, path: Path) -> None:
+        """Raises OSError where the file cannot be written; what was there then stays."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_suffix(".new")
-        new.write_text(json.dumps(asdict(self), indent=1) + "\n")
-        new.replace(path)  # another server may be reading it
+        new = path.with_suffix(f".{uuid4().hex}.new")  # other engines may be saving the same table, or reading it
+        try:
+            new.write_text(json.dumps(asdict(self), indent=1) + "\n")
+            new.replace(path)
+        except OSError:
+            with suppress(OSError):
+                new.unlink(missing_ok=True)
+            raise
 
     @classmethod
     def load(cls, path: Path) -> "Costs | None":
         """None where there is no such file, or one that is not a cost table."""
         try:
-            return cls(**json.loads(path.read_text()))
-        except (OSError, TypeError, ValueError):
+            table = cls(**json.loads(path.read_text()))
+            return table if table._is_sound() else None
+        except (OSError, TypeError, ValueError, AttributeError, RecursionError):
             return None
+
+    def _is_sound(self) -> bool:
+        """Whether it can be computed with; raises TypeError or AttributeError for some that cannot."""
+        grids = (self.tokens, self.dense), (self.batch, self.draft), (self.batch, self.select)
+        numbers = [self.per_kv, self.select_per_kv, *self.corrections.values()]
+        numbers += [number for xs, ys in grids for number in (*xs, *ys)]
+        finite = all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
+        ascend = all(xs and len(xs) == len(ys) and xs == sorted({*xs}) for xs, ys in grids)
+        return finite and ascend and type(self.source) is str and min(self.dense) > 0
 
 
 def _key(length: int, batch: int, kv: int) -> str:

@@ -1,15 +1,18 @@
-"""The command `vllm-std demo`: one question about a video to std and to plain vLLM, over real servers."""
+"""The command `vllm-std demo`: questions about videos to std and to plain vLLM, over real servers."""
 
-import base64
 import json
-from dataclasses import dataclass
-from importlib.util import find_spec
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from vllm_std.demo import MODEL
+from vllm_std.bench.run import Server
+from vllm_std.demo import MODEL, clients, exact, questions, servers
 
 EPILOG = """
 Examples:
@@ -18,22 +21,6 @@ Examples:
 
     vllm-std demo --model Qwen/Qwen2.5-VL-7B-Instruct --video clip.mp4 --question "What happens, and when?"
 """
-ENGINE = {"max_model_len": 8192, "max_num_batched_tokens": 8192, "max_num_seqs": 8}
-ON_CPU = {"dtype": "float32", "block_size": 32, "enforce_eager": True, "kv_cache_memory_bytes": 2**30}
-COUNTED = {
-    "drafted": "vllm:spec_decode_num_draft_tokens_total",
-    "accepted": "vllm:spec_decode_num_accepted_tokens_total",
-    "target_passes": "vllm:iteration_tokens_total_count",
-}
-
-
-@dataclass(frozen=True)
-class Question:
-    """right: the answer, where it is known."""
-
-    video: Path
-    text: str
-    right: str | None = None
 
 
 def demo(
@@ -46,14 +33,19 @@ def demo(
     ] = None,
     gamma: Annotated[int, typer.Option(help="draft length, in tokens")] = 5,
     tokens: Annotated[int, typer.Option(min=2, help="most tokens of the answer")] = 400,
+    at_once: Annotated[int, typer.Option("--clients", min=0, help="that ask at the same time, for speed; 0: none")] = 8,
+    turns: Annotated[int, typer.Option(min=1, help="of each side, for speed")] = 5,
     engine: Annotated[str, typer.Option(help="arguments of vLLM, as JSON: '{\"max_model_len\": 32768}'")] = "{}",
     as_json: Annotated[bool, typer.Option("--json", help="print JSON, and nothing else")] = False,
 ) -> None:
-    """Ask a video model through std and through plain vLLM, and say what std saved.
+    """Ask a video model through std and through plain vLLM: whether the answers are equal, and which is faster.
 
-    The servers are real, and so are the OpenAI client and the stream. Without --model the bundled model, trained on
-    generated videos, answers about one of them; that takes two minutes on a laptop without a GPU.
+    First one question, with a fixed draft length; on a CPU in float32, where the answers must be equal. Then several
+    clients at once, about a longer video that is in the prefix cache, with std's defaults. The servers are real, and
+    so are the OpenAI clients and the streams. Without --model the bundled model, trained on generated videos, answers
+    about two of them; that takes four minutes on two cores without a GPU.
     """
+    from vllm_std.bench.run import SIDES, own_servers
     from vllm_std.check import require
     from vllm_std.cli import _json, fail, quiet
 
@@ -62,103 +54,52 @@ def demo(
     options = {"method": "std", "adaptive": False, "num_speculative_tokens": gamma, "top_k": top_k, "selection": policy}
     show = (lambda text, nl=True: None) if as_json else typer.echo
     try:
-        settings, given = _engine(_json(engine)), _question(video, question)
+        given = _json(engine)
+        settings, first = servers.for_one(given), questions.one(video, question)
         require(model, settings | {"speculative_config": options})
-        show(f"video:    {given.video}\nquestion: {given.text}")
-        drafted = _served(model, settings | {"speculative_config": options}, given, tokens, show)
-        plain = _served(model, settings, given, tokens, show)
+        asked = clients.Clients(questions.several(video, question, at_once) if at_once else [], tokens, turns)
+        many = own_servers(model, servers.for_many(given, at_once, all_frames=video is None), {})
+        early = SIDES if servers.on_cpu() else ()  # a GPU has no memory for several servers
+        if early:
+            servers.use_all_cores()
+        with servers.started(many, early if at_once else (), at_a_time=1) as many:
+            with servers.started(own_servers(model, settings, options), early, at_a_time=2) as one:
+                result = exact.compare(one, model, options, first, tokens, show)
+            show(f"\n{exact.sentence(result)}")
+            if at_once:
+                result["together"] = _race(many, asked, as_json, show)
     except (ValueError, OSError) as error:
         raise fail(error) from None
-    result = _result(drafted, plain, given)
     if as_json:
-        return typer.echo(json.dumps(result | {"policy": policy, "top_k": top_k, "gamma": gamma}))
-    show(f"\n{_sentence(result)}")
+        typer.echo(json.dumps(result | {"policy": policy, "top_k": top_k, "gamma": gamma}))
     raise typer.Exit(settings.get("dtype") == "float32" and not result["greedy_equal"])
 
 
-def _question(video: Path | None, question: str | None) -> Question:
-    """Raises ValueError for a video without a question."""
-    if video is None:
-        return _generated(question)
-    if question is None:
-        raise ValueError("--video needs --question.")
-    if not video.is_file():
-        raise ValueError(f"--video {video} is not a file.")
-    return Question(video, question)
+def _race(server: Server, asked: clients.Clients, silent: bool, show) -> dict[str, Any]:
+    show(f"\nvideo:    {asked.questions[0].video}\n{len(asked.questions)} clients at once, the first of them asks:")
+    show(f"question: {asked.questions[0].text}\n")
+    said = clients.summary(asked, clients.race(asked, server, servers.on_cpu(), partial(_watch, silent)))
+    show(f"\n{clients.sentence(said)}")
+    return said
 
 
-def _generated(question: str | None) -> Question:
-    """A video of 1,800 visual tokens for the bundled model, and a question that walks through it in no order."""
-    if find_spec("av") is None:
-        raise ValueError("the demo writes its video with PyAV: pip install av.")
-    from vllm import envs
+@contextmanager
+def _watch(silent: bool, side: str) -> Iterator[clients.Show]:
+    """Show the tokens of a turn, and how many a second: on a terminal as they come, else when the turn ends."""
+    from rich.live import Live
+    from rich.text import Text
 
-    from vllm_std.demo.sign_video import SignVideo
+    from vllm_std.cli import _console
 
-    path = Path(envs.VLLM_CACHE_ROOT) / "vllm_std" / "demo.mp4"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    video = SignVideo(scenes=100, seed=1)
-    video.write(path)
-    asked = video.ask("list", sentences=9)
-    return Question(path, question, None) if question else Question(path, asked["question"], asked["answer"])
+    begun, console, line = time.perf_counter(), _console(sys.stdout), Text()
 
+    def came(tokens: int) -> None:
+        line.plain = f"{side:5} {tokens:6,} tokens {tokens / (time.perf_counter() - begun):6,.0f} tokens/s"
 
-def _engine(given: dict[str, Any]) -> dict[str, Any]:
-    from vllm_std.seams import probe
-
-    return ENGINE | (ON_CPU if probe.device()["platform"] == "cpu" else {}) | given
-
-
-def _served(model: str, options: dict[str, Any], given: Question, tokens: int, show) -> dict[str, Any]:
-    """{"text", "tokens", and by how much each of COUNTED rose}, from a server with these options."""
-    from openai import OpenAI
-
-    from vllm_std.seams import bench
-
-    std = options.get("speculative_config")
-    show(f"\n$ vllm serve {Path(model).name}" + (f" --speculative-config '{json.dumps(std)}'" if std else ""))
-    with bench.served(model, options) as url:
-        name, _ = bench.model_of(url)
-        client = OpenAI(base_url=f"{url}/v1", api_key="none")
-        before = _counters(client, url)
-        found = _answer(client, name, given, tokens, show)
-        return found | {metric: value - before[metric] for metric, value in _counters(client, url).items()}
-
-
-def _answer(client, name: str, given: Question, tokens: int, show) -> dict[str, Any]:
-    data = base64.b64encode(given.video.read_bytes()).decode()
-    content = [{"type": "video_url", "video_url": {"url": f"data:video/mp4;base64,{data}"}}]
-    stream = client.chat.completions.create(
-        model=name, messages=[{"role": "user", "content": [*content, {"type": "text", "text": given.text}]}],
-        temperature=0, max_tokens=tokens, stream=True, stream_options={"include_usage": True},
-    )  # fmt: skip
-    text, number = "", 0
-    for chunk in stream:
-        piece = (chunk.choices[0].delta.content or "") if chunk.choices else ""
-        text, number = text + piece, chunk.usage.completion_tokens if chunk.usage else number
-        show(piece, nl=False)
-    show("")
-    return {"text": text, "tokens": number}
-
-
-def _counters(client, url: str) -> dict[str, int]:
-    from prometheus_client.parser import text_string_to_metric_families
-
-    text = client.with_options(base_url=url).get("/metrics", cast_to=str)
-    found = {sample.name: sample.value for family in text_string_to_metric_families(text) for sample in family.samples}
-    return {name: int(found.get(metric, 0)) for name, metric in COUNTED.items()}
-
-
-def _result(std: dict[str, Any], plain: dict[str, Any], given: Question) -> dict[str, Any]:
-    rate = round(std["accepted"] / std["drafted"], 4) if std["drafted"] else None
-    result = {name: std[name] for name in ("tokens", *COUNTED)} | {"plain_target_passes": plain["target_passes"]}
-    result |= {"acceptance_rate": rate, "greedy_equal": std["text"] == plain["text"]}
-    return result | ({"answer_is_right": std["text"] == given.right} if given.right else {})
-
-
-def _sentence(result: dict[str, Any]) -> str:
-    equal = "word for word what plain vLLM says" if result["greedy_equal"] else "NOT what plain vLLM says"
-    passes = f"{result['tokens']} tokens from {result['target_passes']} passes of the target instead of "
-    passes += f"{result['plain_target_passes']}: {result['accepted']} of {result['drafted']} drafts were accepted."
-    right = {True: " The answer is right.", False: " The answer is wrong.", None: ""}[result.get("answer_is_right")]
-    return f"{passes} The answer is {equal}.{right}"
+    if silent or not console.is_terminal:
+        yield came
+        if not silent:
+            console.print(line)
+    else:
+        with Live(line, console=console):
+            yield came

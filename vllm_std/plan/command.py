@@ -58,7 +58,7 @@ def plan(
 def _plan(model, gpu, batch, context, gammas, ks, shares, cache_dtype, workers, assumed):
     """Raises ValueError for what does not work, naming it."""
     from vllm_std.control.roofline import Shape, device_named
-    from vllm_std.plan.models import load
+    from vllm_std.plan.models import load, longest_context
     from vllm_std.plan.predict import LEAST_K, Load
     from vllm_std.plan.report import Plan
 
@@ -73,6 +73,9 @@ def _plan(model, gpu, batch, context, gammas, ks, shares, cache_dtype, workers, 
             "each position, or one number."
         )
     device, config = device_named(gpu), load(model)
+    longest = longest_context(config)
+    if longest is not None and context > longest:
+        raise ValueError(f"--context {context} does not work: {model} ends at {longest} tokens; give at most those.")
     shape = Shape.of(config, cache_dtype, workers)
     found = Load(shape, device, batch, context, gammas, ks, shares)
     return Plan(model, found, assumed, sees=hasattr(config, "vision_config"))

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-# As `config._model_refusals` says it to a server that starts.
 FULL_ATTENTION = "use a decoder in which every layer attends to the full context (Llama, Qwen2, Qwen3, Qwen2-VL, ...)"
+SCALED_ALREADY = "su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling"  # in their configs
 FULL = {"full_attention", "attention"}
 
 
@@ -23,6 +23,22 @@ def load(model: str) -> Any:
     return config
 
 
+def longest_context(config: Any) -> int | None:
+    """Tokens that a model takes, as vLLM derives `--max-model-len` from its config; None where it does not say."""
+    text = config.get_text_config()
+    longest, rope = getattr(text, "max_position_embeddings", None), getattr(text, "rope_parameters", None) or {}
+    if longest is None or rope.get("rope_type") in (None, "default", "mrope", *SCALED_ALREADY):
+        return longest
+    return int(longest * rope.get("factor", 1.0))
+
+
+def has_alibi(text: Any) -> bool:
+    """As the models of vLLM that have it read their configs; where another does, the worker refuses it."""
+    large_baichuan = text.model_type == "baichuan" and text.hidden_size != 4096
+    told = getattr(text, "alibi", False) or getattr(text, "position_embedding_type", None) == "alibi"
+    return bool(text.model_type == "bloom" or large_baichuan or told)
+
+
 def _refusals(config: Any, text: Any):
     kinds = set(getattr(text, "layer_types", None) or getattr(text, "layers_block_type", None) or ()) - FULL
     window = getattr(text, "sliding_window", None)
@@ -32,5 +48,6 @@ def _refusals(config: Any, text: Any):
         "without attention": not getattr(text, "num_attention_heads", None),
         f"{' and '.join(sorted(kinds))} layers": bool(kinds),
         f"a sliding window of {window} tokens": bool(window),
+        "ALiBi positions": has_alibi(text),
     }
     return [reason for reason, applies in reasons.items() if applies]

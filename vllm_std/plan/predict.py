@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vllm_std.control.roofline import Device, Shape, estimate, kv_seconds, pass_parts
-from vllm_std.mask import MaskShape, cdiv
+from vllm_std.mask import MaskShape, least_tokens
 
 BLOCK, SINK, RECENT = 16, 16, 64  # tokens: vLLM's KV blocks on GPUs, and std's defaults
-LEAST_K = (cdiv(SINK, BLOCK) + cdiv(RECENT, BLOCK) + 1) * BLOCK  # leaves one block to choose
+LEAST_K = least_tokens(SINK, RECENT, BLOCK)
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ class Plan:
 
     @property
     def best(self) -> Cell | None:
-        """The best cell that wins."""
+        """The best cell that wins; None too where the batch does not fit, because vLLM would not decode it at once."""
         best = best_of(self.cells)
-        return best if best and best.speedup > 1 else None
+        return best if best and best.speedup > 1 and memory(self.load)["fits"] else None
 
 
 def heading(plan: Plan) -> str:
@@ -58,6 +58,8 @@ def verdict(plan: Plan) -> str:
     if nearest is None:
         short = f"a context of {load.context:,} tokens is not longer than K = {min(load.ks):,}"
         return f"no draft length wins here: {short}, so std would draft nothing."
+    if not memory(load)["fits"]:
+        return "this batch does not fit, so vLLM would decode fewer requests at once than the table is about."
     if best is None:
         least = f"the nearest, {_drafts(nearest)}, comes to {nearest.speedup:.2f}x"
         return f"no draft length wins here: {least}, so std would draft nothing."

@@ -2,22 +2,23 @@
 
 What the draft loop imports from a worker stands in `seams.worker`, what the acceptance lab reads in `seams.lab`.
 `install()` is re-entrant and cheap: it wraps functions that fall through to vLLM's own unless the speculative method is
-`std`. A seam that is missing makes one sentence at start-up, never a trace in mid-request.
+`std`. What all of them need of vLLM is data (`seams.contract`), and a server that is asked for std compares it with the
+installed vLLM (`seams.fit`): a seam that moved makes one sentence at start-up, never a trace in mid-request.
 """
 
 import functools
-import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from vllm_std.seams.ledger import LEDGER, Seam
 
-SUPPORTED_VLLM = ("0.32", "0.33")
-ANY_VERSION = "VLLM_STD_ANY_VERSION"
-__all__ = ["LEDGER", "Seam", "install", "is_std", "require_supported_version", "vllm_version"]
+__all__ = ["LEDGER", "Seam", "install", "is_std", "memory_needs", "vllm_version"]
+
+GRAPH_SIZES = "cudagraph_capture_sizes", "max_cudagraph_capture_size"
 
 
 def vllm_version() -> str:
@@ -26,28 +27,27 @@ def vllm_version() -> str:
     return vllm.__version__
 
 
-def require_supported_version() -> None:
-    """Raise ValueError, in one sentence, on a vLLM that vllm-std was not tested with."""
-    version = vllm_version()
-    if version.startswith(tuple(v + "." for v in SUPPORTED_VLLM)) or os.environ.get(ANY_VERSION) == "1":
-        return
-    raise ValueError(
-        f"speculative method 'std' works with vLLM {' and '.join(SUPPORTED_VLLM)}, and this is vLLM {version}: "
-        f"install one of those, or set {ANY_VERSION}=1 to go on at your own risk; vLLM without 'std' is not affected."
-    )
-
-
 def install() -> None:
-    """Put the wrappers of the ledger in place. Safe to call any number of times, in any vLLM process."""
+    """Put the wrappers of the ledger in place. Safe to call any number of times, in any vLLM process.
+
+    Raises ImportError or AttributeError where std cannot be asked for; what else is missing, who asks for it is told.
+    """
     from vllm.engine.arg_utils import EngineArgs
 
     _wrap(EngineArgs, "add_cli_args", _add_cli_args, static=True)
     _wrap(EngineArgs, "create_speculative_config", _create_speculative_config)
     _wrap(EngineArgs, "create_engine_config", _create_engine_config)
+    with suppress(ImportError, AttributeError):
+        _install_engine()
 
+
+def _install_engine() -> None:
+    """What processes of an engine go through, before they know whether it drafts with std."""
     import vllm.config.vllm as config
     import vllm.v1.worker.gpu.spec_decode as spec_decode
     from vllm.v1.executor import Executor
+
+    _wrap(config.VllmConfig, "_set_max_num_scheduled_tokens", _set_max_num_scheduled_tokens)
 
     if "std" not in get_args(config.NgramGPUTypes):
         config.NgramGPUTypes = Literal[*get_args(config.NgramGPUTypes), "std"]
@@ -93,8 +93,9 @@ def _create_speculative_config(plain, self, *args, **kwargs):
     if "std" not in (self.spec_method, config.get("method") if isinstance(config, dict) else None):
         return plain(self, *args, **kwargs)
     from vllm_std.config import StdConfig
+    from vllm_std.seams.fit import require
 
-    require_supported_version()
+    require()
     flags = {"method": self.spec_method, "model": self.spec_model, "num_speculative_tokens": self.spec_tokens}
     given = _named(config, {key: value for key, value in flags.items() if value is not None})
     made = StdConfig.from_options(given, *args, **kwargs)
@@ -130,22 +131,34 @@ def _watch_frontend() -> None:
 
 
 def _create_engine_config(plain, self, *args, **kwargs):
+    asked = self, self.compilation_config
+    limited = any(getattr(of, name, None) for of in asked for name in GRAPH_SIZES)  # before vLLM fills them in
     vllm_config = plain(self, *args, **kwargs)
     if is_std(vllm_config):
         from vllm_std.config import refuse_unsupported
+        from vllm_std.seams import probe
 
         refuse_unsupported(vllm_config)
+        probe.choose_backend(vllm_config)
+        if limited and (most := vllm_config.compilation_config.max_cudagraph_capture_size):
+            vllm_config.speculative_config.graph_limit = most
         _schedule_drafts(vllm_config)
     return vllm_config
 
 
+def _set_max_num_scheduled_tokens(plain, self):
+    """vLLM warns of fewer than 8,192 tokens a step with drafts, because most methods take some of them away."""
+    if not is_std(self):
+        return plain(self)
+    if self.scheduler_config.max_num_scheduled_tokens is None:
+        self.scheduler_config.max_num_scheduled_tokens = self.scheduler_config.max_num_batched_tokens
+
+
 def _schedule_drafts(vllm_config) -> None:
-    """Have vLLM build std's scheduler, and capture its dense pass for every draft length."""
-    scheduler, options = vllm_config.scheduler_config, vllm_config.speculative_config
+    """Have vLLM build std's scheduler."""
+    scheduler = vllm_config.scheduler_config
     name = "AsyncStdScheduler" if scheduler.async_scheduling else "StdScheduler"
     scheduler.scheduler_cls = f"vllm_std.seams.scheduler.{name}"
-    if options.adaptive:
-        options.num_speculative_tokens_per_batch_size = options.graph_lengths(scheduler.max_num_seqs)
 
 
 def _compile_or_warm_up_model(plain, self):
@@ -157,9 +170,16 @@ def _compile_or_warm_up_model(plain, self):
 
 
 def _determine_available_memory(plain, self):
-    memory, vllm_config = plain(self), self.vllm_config
-    if not is_std(vllm_config):
+    memory = plain(self)
+    if not is_std(self.vllm_config):
         return memory
+    fixed, share = memory_needs(self.vllm_config)
+    return [int((available - fixed) / (1 + share)) for available in memory]
+
+
+def memory_needs(vllm_config) -> tuple[int, float]:
+    """Bytes of a worker that selection takes, and bytes of key summaries for each byte of KV cache; vLLM's memory
+    profile knows of neither."""
     from vllm.utils.torch_utils import kv_cache_dtype_str_to_dtype
 
     from vllm_std.selection import POLICIES, selection_bytes
@@ -172,24 +192,38 @@ def _determine_available_memory(plain, self):
     if POLICIES[options.selection].needs_summaries:
         cached = kv_cache_dtype_str_to_dtype(cache.cache_dtype, model)
         share = share_of_kv(model.dtype.itemsize, cached.itemsize, cache.block_size)
-    return [int((available - fixed) / (1 + share)) for available in memory]
+    return fixed, share
 
 
 def _init_speculator(plain, vllm_config, device, *args, **kwargs):
     if not is_std(vllm_config):
         return plain(vllm_config, device, *args, **kwargs)
-    require_supported_version()
-    try:
-        from vllm_std.speculator import StdSpeculator
-    except ImportError as error:
-        raise ValueError(
-            f"speculative method 'std' cannot start: vLLM {vllm_version()} lacks a seam ({error})."
-        ) from None
-    from vllm_std.seams.worker import GPUModelRunner
+    from vllm_std.seams.fit import require
 
+    require()  # again, because a worker may be on another machine
+    from vllm_std.seams import graphs, logprobs
+    from vllm_std.seams.worker import GPUModelRunner
+    from vllm_std.speculator import StdSpeculator
+
+    logprobs.install()
+    _wrap(graphs.ModelCudaGraphManager, "__init__", graphs.init)
+    _wrap(graphs.ModelCudaGraphManager, "capture", graphs.capture)
+    _wrap(GPUModelRunner, "prepare_inputs", graphs.prepare_inputs)
+    _wrap(GPUModelRunner, "load_model", _load_model)
     _wrap(GPUModelRunner, "sample", _sample)
     _wrap(GPUModelRunner, "sample_tokens", _sample_tokens)
     return StdSpeculator(vllm_config, device)
+
+
+def _load_model(plain, self, *args, **kwargs):
+    """The runner's sampler, made here, knows what requests leave out of their distributions."""
+    loaded = plain(self, *args, **kwargs)
+    drafts_by_std = hasattr(self.speculator, "truncation")
+    if drafts_by_std and self.sampler is not None and self.speculator.draft_logits is not None:
+        from vllm_std.seams.truncation import Truncation
+
+        self.speculator.truncation = Truncation(self.sampler.sampling_states, self.device)
+    return loaded
 
 
 def _sample(plain, self, hidden_states, input_batch, *args, **kwargs):

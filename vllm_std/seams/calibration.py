@@ -16,6 +16,7 @@ from vllm.platforms import current_platform
 from vllm.sampling_params import SamplingParams
 from vllm.v1.core.sched.output import CachedRequestData, NewRequestData, SchedulerOutput
 
+from vllm_std import __version__
 from vllm_std.control import Costs, Point
 from vllm_std.faults import Faults, logger
 
@@ -35,7 +36,7 @@ def calibrate(executor) -> None:
             points.extend(_measure(executor, began + SECONDS))
         if len({point.kv for point in points}) > len({point.batch for point in points}):
             found = Costs.fit(points, f"measured on {_device()}")
-            found.save(path)
+            _save(found, path)
     elif found is not None:
         found.source += f", kept in {path}"
     options.costs = found if found is not None else _estimate(vllm_config)
@@ -50,9 +51,17 @@ def costs(vllm_config) -> Costs:
 def keep(vllm_config, table: Costs) -> None:
     """Save a measured table with what the served steps corrected in it."""
     path = _path(vllm_config)
-    if path.exists():
+    if Costs.load(path) is not None:
         table.source = table.source.removesuffix(f", kept in {path}")
+        _save(table, path)
+
+
+def _save(table: Costs, path: Path) -> None:
+    """No failure of a cache may end an engine."""
+    try:
         table.save(path)
+    except OSError as error:
+        logger.warning_once("std: what steps take is not kept for the next start: %s.", error)
 
 
 def _announce(options, began: float) -> None:
@@ -80,10 +89,13 @@ def _device() -> str:
 def _path(vllm_config) -> Path:
     """In vLLM's cache directory, by all that changes what a step takes."""
     options, model, cache = vllm_config.speculative_config, vllm_config.model_config, vllm_config.cache_config
+    graphs = vllm_config.compilation_config
     parts = (
-        vllm.__version__, model.model, model.revision, str(model.dtype), model.quantization, cache.cache_dtype,
-        cache.block_size, vllm_config.parallel_config.tensor_parallel_size, vllm_config.scheduler_config.max_num_seqs,
+        vllm.__version__, __version__, model.model, model.revision, str(model.dtype), model.quantization,
+        cache.cache_dtype, cache.block_size, vllm_config.parallel_config.tensor_parallel_size,
+        vllm_config.scheduler_config.max_num_seqs,
         model.max_model_len, model.enforce_eager, str(vllm_config.attention_config.backend),
+        graphs.cudagraph_mode, graphs.cudagraph_capture_sizes, vllm_config.lora_config is not None,
         *(getattr(options, name) for name in options.OPTIONS), _device(),
     )  # fmt: skip
     digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

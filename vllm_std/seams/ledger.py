@@ -38,6 +38,13 @@ LEDGER = (
         "SpeculativeConfig gets a hook that sees the whole VllmConfig",
     ),
     Seam(
+        "backend",
+        "AttentionConfig.backend, where nobody has set it and the platform's first choice is none of std's",
+        "on some GPUs vLLM's first choice is a backend that std does not draft on, and a method has no say in it",
+        "none",
+        "a speculative method can name the attention backends it works with",
+    ),
+    Seam(
         "speculator",
         "vllm.v1.worker.gpu.spec_decode.init_speculator (and its name in gpu.model_runner)",
         "a closed if/elif on the method name; `custom_class` exists for Model Runner V1 only",
@@ -61,11 +68,41 @@ LEDGER = (
     ),
     Seam(
         "draft length",
-        "--scheduler-cls (a subclass of vLLM's Scheduler or AsyncScheduler); SpeculativeConfig."
-        "num_speculative_tokens_per_batch_size (so that vLLM captures its dense pass for each draft length)",
+        "--scheduler-cls (a subclass of vLLM's Scheduler or AsyncScheduler); SchedulerOutput.skip_drafts (read, where "
+        "there is one)",
         "vLLM's own choice of draft length sees the batch size alone, and reserves slots for the longest",
         "vLLM #32374",
         "a method can choose the draft length of a step from batch, context and acceptance",
+    ),
+    Seam(
+        "sessions",
+        "Scheduler._update_request_with_output (num_computed_tokens of a resumable request that stops)",
+        "0.32 counts drafts as computed that were accepted beyond a stop, so that a session's next turn reads them",
+        "none",
+        "support for vLLM 0.32 ends",
+    ),
+    Seam(
+        "token budget",
+        "vllm.config.VllmConfig._set_max_num_scheduled_tokens",
+        "warns of every budget below 8,192 tokens with drafts, for methods that reserve slots of it; std does not",
+        "none",
+        "vLLM warns where slots are reserved alone",
+    ),
+    Seam(
+        "truncation",
+        "GPUModelRunner.load_model (hands the sampler's states on); DraftModelSpeculator.compute_draft_logits; "
+        "vLLM's kernels for temperature, min-p, top-k and top-p (called)",
+        "vLLM draws drafts by temperature alone, and loses those that a request's top-k, top-p or min-p leave out",
+        "none",
+        "vLLM's speculators draft with them",
+    ),
+    Seam(
+        "named logprobs",
+        "vllm.v1.worker.gpu.spec_decode.rejection_sampler.RejectionSampler._verify and _get_logprobs_tensors, "
+        "vllm.v1.worker.gpu.sample.sampler.Sampler.get_logprobs_dims",
+        "a pass that verifies drafts leaves out SamplingParams.logprob_token_ids, also for requests without drafts",
+        "none",
+        "vLLM's RejectionSampler returns them",
     ),
     Seam(
         "calibration",
@@ -113,6 +150,15 @@ LEDGER = (
         "fifth of that step",
         "none",
         "CPUAttentionMetadataBuilder updates draft metadata in place",
+    ),
+    Seam(
+        "verify graphs",
+        "ModelCudaGraphManager.__init__ and .capture (its batches: _capture_descs, _candidates); GPUModelRunner."
+        "prepare_inputs (InputBatch.max_query_len); AttentionMetadataBuilder.max_cudagraph_size of FlashAttention",
+        "vLLM captures each draft length at each capture size, no passes of other lengths in one batch, and none above "
+        "512 tokens",
+        "vLLM #32374",
+        "graphs of mixed query lengths, as of adaptive verification, can be had by every method",
     ),
     Seam(
         "draft graphs",
@@ -163,7 +209,8 @@ LEDGER = (
     ),
     Seam(
         "lab",
-        "five parts of an in-process engine, listed in seams.lab; `vllm-std acceptance` alone goes there",
+        "five parts of an in-process engine, listed in seams.lab; `vllm-std acceptance` and scripts that measure alone "
+        "go there",
         "vLLM counts drafts for all requests together, and fixes draft length and drafter at start-up",
         "none",
         "RequestOutput tells the drafts of its request, and a speculator's options can change",

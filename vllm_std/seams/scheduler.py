@@ -21,6 +21,7 @@ from vllm_std.selection import POLICIES
 from vllm_std.steps import StepStats
 
 LONGEST_REST = 1024  # steps
+EVERY = 4  # of so many plain steps one is measured, because a step without drafts should cost what it costs without std
 
 
 @dataclass(frozen=True)
@@ -58,14 +59,15 @@ class Drafting(Mixin):
         if options.adaptive:
             self.controller = Controller(self.costs, options.draft_lengths, self.max_num_running_reqs)
             self.outcomes = self.controller
-        self.lookup = self.dynamic_sd_lookup or [self.gamma] * (self.max_num_running_reqs + 1)
+        self.lookup = [self.gamma] * (self.max_num_running_reqs + 1)
         self.opted_out: set[str] = set()
-        self.steps, self.step, self.last = StepStats(), None, None
+        self.steps, self.step, self.last, self.plain_steps = StepStats(), None, None, 0
         self.choice, self.kv, self.blind, self.finished = Choice(0, "idle", 1.0), 0, False, 0.0
         self.faults, self.rest, self.resting = Faults(), 1, 0  # steps without drafts: after the next fault, still to go
 
     def add_request(self, request) -> None:
         with self.faults.caught("scheduler"):
+            self.opted_out.discard(request.request_id)  # it may be the next turn of a session
             if opts_out(request.sampling_params):
                 self.opted_out.add(request.request_id)
         super().add_request(request)
@@ -128,6 +130,8 @@ class Drafting(Mixin):
         decodes = all(tokens[request] == 1 + len(drafts.get(request, ())) for request in tokens)
         lengths = {len(draft) for draft in drafts.values()} or {0}
         verified = lengths.pop() if decodes and len(lengths) == 1 and not output.scheduled_new_reqs else -1
+        if getattr(output, "skip_drafts", False):  # vLLM 0.33 proposes none where all its requests end with this step
+            length = 0
         return Step(self.began, self.choice, length, verified, len(tokens), len(drafts), self.kv, drafted_blind)
 
     def update_draft_token_ids(self, draft_token_ids) -> None:
@@ -161,8 +165,11 @@ class Drafting(Mixin):
         """Between two outcomes lie the drafts that the later step verifies, and its dense pass."""
         before, self.last, now = self.last, step, time.perf_counter()
         seconds, self.finished = now - max(self.finished, step.began), now
-        if self.controller is not None and before is not None and before.length == step.length == step.verified:
+        if self.controller is None or before is None or not before.length == step.length == step.verified:
+            return
+        if self.plain_steps % EVERY == 0:
             self.controller.measured(step.length, step.requests, step.kv, seconds, step.drafted)
+        self.plain_steps = 0 if step.length else self.plain_steps + 1
 
     def _count(self, step: Step) -> None:
         tokens = self.mask.num_blocks * self.mask.block_size * step.requests
@@ -170,6 +177,15 @@ class Drafting(Mixin):
         reason = "blind" if step.length != step.choice.length else step.choice.reason
         skipped = len(step.choice.skipped) if step.length else 0
         self.steps.step(step.length, reason, step.choice.speedup, kept, skipped)
+
+    def _update_request_with_output(self, request, new_token_ids, *args, **kwargs):
+        """A session that goes on after its answer goes on from the last token but one that it was given: what was
+        verified beyond `max_tokens` or a stop is cut off, and vLLM 0.32 goes on counting it as computed."""
+        kept, stopped = super()._update_request_with_output(request, new_token_ids, *args, **kwargs)
+        if stopped and request.resumable:
+            beyond = request.num_computed_tokens - request.num_output_placeholders - (request.num_tokens - 1)
+            request.num_computed_tokens -= max(0, beyond)
+        return kept, stopped
 
     def make_spec_decoding_stats(
         self, spec_decoding_stats, num_draft_tokens, num_accepted_tokens, num_invalid_spec_tokens, request_id

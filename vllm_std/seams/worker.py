@@ -152,10 +152,18 @@ def mask_metadata(metadata: dict[str, Any], tables: dict[str, Tensor]) -> dict[s
     return masked
 
 
-def limit_length(metadata: dict[str, Any], max_seq_len: int) -> None:
-    """Tell attention kernels how long a masked request can be; what they are planned by is the whole context."""
+def limit_length(metadata: dict[str, Any], max_seq_len: int, kv_heads: int) -> None:
+    """Tell attention kernels how long a masked request can be, which is not as long as its context, and not to split
+    requests where there is one for each part of the GPU already."""
     for layer in metadata.values():
         layer.max_seq_len = max_seq_len
+        if getattr(layer, "max_num_splits", 0) and len(layer.seq_lens) * kv_heads >= processors(layer.seq_lens.device):
+            layer.max_num_splits = 1
+
+
+def processors(device: torch.device) -> int:
+    """Multiprocessors of a GPU; of a CPU, on which FlashAttention runs in tests alone, as many as an H100 has."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
 
 
 def share_plan(attn_groups, metadata: dict[str, Any]) -> None:

@@ -72,14 +72,14 @@ def keep_queries(kept: Tensor, query: Tensor, query_start_loc: Tensor) -> None:
     """`QueryWindow.see` of a layer. kept: [reqs, window, query heads, head size]."""
     if _plainly():
         return plain.keep_queries(kept, query, query_start_loc)
-    loops.keep(_raw(kept)[0], _raw(query)[0], query_start_loc.numpy())
+    loops.keep(_raw(kept)[0], _raw(query.to(kept.dtype))[0], query_start_loc.numpy())  # a backend may quantise queries
 
 
-def summarise(means: Tensor, cache: KeyCache, length: Tensor, table: Tensor, of: range, newest: int) -> None:
-    """`KeySummaries.update`; of: its rows."""
+def summarise(means: Tensor, cache: KeyCache, length: Tensor, table: Tensor, rows: Tensor, backs: Tensor) -> None:
+    """`KeySummaries.update`; rows, backs: [n] as `plain.completed` takes them."""
     if _plainly():
-        return plain.summarise(means, cache, length, table, of, newest)
-    blocks = plain.completed(cache.block_size, length, table, of, newest)
+        return plain.summarise(means, cache, length, table, rows, backs)
+    blocks = plain.completed(cache.block_size, length, table, rows, backs)
     made = torch.empty(len(means), len(blocks), *means.shape[2:])
     loops.average(*layout(cache).arguments, blocks.numpy(), made.numpy())
     means[:, blocks] = made.to(means.dtype)

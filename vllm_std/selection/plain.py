@@ -21,16 +21,15 @@ def keep_queries(kept: Tensor, query: Tensor, query_start_loc: Tensor) -> None:
     kept[: len(rows)] = query[torch.minimum(rows, end - 1).clamp(min=0)]
 
 
-def completed(block_size: int, length: Tensor, table: Tensor, of: range, newest: int) -> Tensor:
-    """[n] physical ids of the `newest` complete blocks of some rows, int64."""
-    rows = slice(of.start, of.stop)
-    block = length[rows, None] // block_size - 1 - torch.arange(newest)
-    return table[rows].gather(1, block.clamp(min=0).long())[block >= 0].long()
+def completed(block_size: int, length: Tensor, table: Tensor, rows: Tensor, backs: Tensor) -> Tensor:
+    """[n] physical ids, int64, of the complete blocks of some rows, counted back from the newest; rows, backs: [n]."""
+    block = length[rows.long()] // block_size - 1 - backs
+    return table[rows.long(), block.clamp(min=0).long()][block >= 0].long()
 
 
-def summarise(means: Tensor, cache: KeyCache, length: Tensor, table: Tensor, of: range, newest: int) -> None:
-    """`KeySummaries.update`; of: its rows."""
-    physical = completed(cache.block_size, length, table, of, newest)
+def summarise(means: Tensor, cache: KeyCache, length: Tensor, table: Tensor, rows: Tensor, backs: Tensor) -> None:
+    """`KeySummaries.update`; rows, backs: [n] as `completed` takes them."""
+    physical = completed(cache.block_size, length, table, rows, backs)
     for layer, kept in enumerate(means):
         keys = cache.read(layer, physical).unflatten(2, (means.shape[3], -1))
         kept[physical] = keys.float().mean(3).to(means.dtype)

@@ -191,12 +191,13 @@ def pick(mass: Tensor, chosen: Tensor, k: int, mask: MaskShape, scored: Tensor, 
 
 
 def _tile(mass: Tensor) -> int:
-    return min(4096, max(16, triton.next_power_of_2(mass.shape[1])))
+    """Blocks looked at together: on a GPU few, because most requests are much shorter than the longest may be."""
+    return min(4096 if interpreted(mass) else 512, max(16, triton.next_power_of_2(mass.shape[1])))
 
 
 def _ways(tensor: Tensor) -> tuple[int, int]:
     """(ways, steps) to find 32 bits."""
-    return (256, 4) if interpreted(tensor) else (2, 32)
+    return (256, 4) if interpreted(tensor) else (4, 16)
 
 
 class Ranking:

@@ -68,7 +68,7 @@ class Selector:
     def warm_up(self) -> None:
         """Compile what no CUDA graph holds, and on a CPU all of it, before a request waits. Nobody drafts yet."""
         if self.summaries is not None:
-            self.summaries.update(self.cache, self.round.length, self.round.table, range(1), 1)
+            self.summaries.update(self.cache, self.round.length, self.round.table, np.ones(1, dtype=np.int64))
         if self.round.table.is_cpu:
             self.fill(1, torch.zeros(1, dtype=torch.int32))
             if self.queries.kept.numel():
@@ -99,17 +99,14 @@ class Selector:
             self.ranking.forget(slots[unscored & drafting])
         self.rounds[slots] += drafting & asked
         if self.summaries is not None:
-            kept, newest = (self.round.length, self.round.table), self._newest(0)
-            for row in (drafting & (self.missed[slots] > 0)).nonzero()[0].tolist():
-                blocks = min(self._newest(self.missed[slots[row]]), int(seen.max_length[row]) // self.block_size)
-                self.summaries.update(self.cache, *kept, range(row, row + 1), blocks)
-            self.summaries.update(self.cache, *kept, range(len(slots)), newest)
+            newest = drafting * self._newest(self.missed[slots], seen.max_length)
+            self.summaries.update(self.cache, self.round.length, self.round.table, newest)
         self.missed[slots[drafting]] = 0
 
-    def _newest(self, missed: int) -> int:
-        """Blocks that a round may have completed after so many other tokens."""
-        tokens = self.start.num_speculative_tokens + int(missed)
-        return self.summaries.newest(self.cache, tokens)  # type: ignore[union-attr]
+    def _newest(self, missed: np.ndarray, max_length: np.ndarray) -> np.ndarray:
+        """[reqs] blocks that a request may have completed since its last round; missed: tokens besides that round's."""
+        size = self.cache.block_size
+        return np.minimum(cdiv(self.start.num_speculative_tokens + 1 + missed, size) + 1, max_length // size)
 
     def score(self, seen: Observation, slots: np.ndarray) -> None:
         """Score by policies that have no kernels of their own."""

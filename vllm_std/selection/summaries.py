@@ -2,12 +2,13 @@
 
 import math
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from vllm_std.mask import cdiv
+from vllm_std.seams.copies import async_tensor_h2d
 from vllm_std.selection import native
 from vllm_std.selection.keys import KeyCache, by_kernel, read_keys
 
@@ -24,15 +25,15 @@ def share_of_kv(itemsize: int, cached_itemsize: int, block_size: int) -> float:
     return itemsize / (2 * cached_itemsize * granule(block_size))
 
 
-@triton.jit(do_not_specialize=["first_row"])  # no compilation while requests wait
+@triton.jit(do_not_specialize=["many"])  # no compilation while requests wait
 def _summarise(
-    addresses, key_scales, order, block_stride, head_stride, token_stride, means, layer_stride, first_row, lengths,
+    addresses, key_scales, order, block_stride, head_stride, token_stride, means, layer_stride, work, many, lengths,
     table, table_stride, GRANULE: tl.constexpr, KV_HEADS: tl.constexpr, BLOCK_SIZE: tl.constexpr, SIZE: tl.constexpr,
     PADDED: tl.constexpr, PLAIN: tl.constexpr, KEY: tl.constexpr,
 ):  # fmt: skip
     """One complete block of a request, counted back from its newest, for one KV head of one layer."""
-    back, row, layer = tl.program_id(0), first_row + tl.program_id(1) // KV_HEADS, tl.program_id(2)
-    head = tl.program_id(1) % KV_HEADS
+    item, head, layer = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    row, back = tl.load(work + item), tl.load(work + many + item)
     block = tl.load(lengths + row) // BLOCK_SIZE - 1 - back
     if block >= 0:
         physical = tl.load(table + row * table_stride + block).to(tl.int64)
@@ -60,21 +61,21 @@ class KeySummaries:
     def __init__(self, shape: tuple[int, int, int, int, int], dtype: torch.dtype, device: torch.device):
         self.means = torch.zeros(shape, dtype=dtype, device=device)
 
-    def update(self, cache: KeyCache, length: Tensor, table: Tensor, rows: range, newest: int) -> None:
-        """Summarise the `newest` complete blocks of the requests in some rows of a batch.
+    def update(self, cache: KeyCache, length: Tensor, table: Tensor, newest: np.ndarray) -> None:
+        """Summarise the newest complete blocks of the requests of a batch, in one launch.
 
-        length: [reqs] int32 verified tokens, 0 for a row to leave alone; table: [reqs, blocks] int32.
+        length: [reqs] int32 verified tokens, 0 for a row to leave alone; table: [reqs, blocks] int32; newest: [rows] on
+        the host, how many blocks of each of the first rows.
         """
+        rows = np.repeat(np.arange(len(newest)), newest)
+        backs = np.arange(len(rows)) - np.repeat(newest.cumsum() - newest, newest)
+        work = async_tensor_h2d(np.stack([rows, backs]).astype(np.int32), self.means.device)
         if not by_kernel(self.means):
-            return native.summarise(self.means, cache, length, table, rows, newest)
+            return native.summarise(self.means, cache, length, table, *work)
         layers, _, kv_heads, granules, _ = self.means.shape
-        grid = (newest, len(rows) * kv_heads, layers)
+        grid = (len(rows), kv_heads, layers)
         if all(grid):
             _summarise[grid](
-                *cache.arguments, self.means, self.means.stride(0), rows.start, length, table, table.stride(0),
+                *cache.arguments, self.means, self.means.stride(0), work, len(rows), length, table, table.stride(0),
                 cache.block_size // granules, **cache.constants,
             )  # fmt: skip
-
-    def newest(self, cache: KeyCache, draft_length: int) -> int:
-        """Blocks that a round may have completed."""
-        return cdiv(draft_length + 1, cache.block_size) + 1

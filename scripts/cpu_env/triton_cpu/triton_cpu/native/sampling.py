@@ -11,7 +11,7 @@ from triton_cpu.native.noise import DRAFTING, noised_argmax, steps_have_seeds
 @native("gpu.sample.gumbel._temperature_kernel", unused="logits_stride BLOCK_SIZE")
 def apply_temperature(logits_ptr, expanded_idx_mapping_ptr, temperature_ptr, vocab_size):
     temperatures = temperature_ptr[expanded_idx_mapping_ptr]
-    logits_ptr[:, :vocab_size] /= torch.where(temperatures == 0, 1.0, temperatures)[:, None]
+    logits_ptr[:, :vocab_size] /= temperatures.masked_fill(temperatures == 0, 1.0)[:, None]
 
 
 @compiled(

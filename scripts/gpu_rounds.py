@@ -1,11 +1,10 @@
-"""What bench_gpu.py measures inside an engine: each round, stage by stage, in GPU time.
+"""The stopwatch in an engine: each round, stage by stage, in GPU time.
 
 Methods of the model runner and of the speculator are wrapped from outside, after start-up, so no graph holds a mark and
 the product has no stopwatch in it. A mark is a CUDA event on the runner's stream; without a GPU, the host's clock.
 """
 
 import functools
-import statistics
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -136,13 +135,14 @@ class Probe:
 # ------------------------------------------------------------ one run
 
 
-def full_batch(rounds: list[Round], batch: int, gamma: int) -> list[Round]:
-    """The longest stretch of rounds in which all requests decode with gamma drafts each, less the first few."""
+def full_batch(rounds: list[Round], batch: int, gamma: int | None) -> list[Round]:
+    """The longest stretch of rounds in which all requests decode, with gamma drafts each (None: with any), less the
+    first few."""
     best: list[Round] = []
     stretch: list[Round] = []
     for one in rounds:
         whole = one.counts is not None and not one.prefilling and len(one.ids) == batch
-        stretch = [*stretch, one] if whole and one.drafts == batch * gamma else []
+        stretch = [*stretch, one] if whole and (gamma is None or one.drafts == batch * gamma) else []
         best = max(best, stretch, key=len)
     return best[SETTLE:]
 
@@ -157,7 +157,7 @@ def timing(clock: Clock, rounds: list[Round]) -> dict[str, Any]:
     return {
         "rounds": many, "seconds": total / 1e3, "ms_per_round": total / many,
         "split_ms": {stage: round(ms / many, 4) for stage, ms in spent.items()},
-        "tokens": sampled, "tokens_per_s": sampled / total * 1e3,
+        "passes": sum(len(one.ids) for one in rounds), "tokens": sampled, "tokens_per_s": sampled / total * 1e3,
         "drafted": sum(one.drafts for one in rounds), "accepted": sampled - sum(len(one.ids) for one in rounds),
         "graphs_per_round": {name: sum(one.graphs[name] for one in rounds) / many for name in GRAPHS},
     }  # fmt: skip
@@ -184,13 +184,18 @@ def answering(clock: Clock, rounds: list[Round], outputs: list, gamma: int) -> d
             before += sampled if number < first else 0
             passes[name].append((sampled, rejected))
     counts = [count(passes[name], generated, gamma) for name, generated in length.items()]
+    needed = sum(passes_of(passes[name], generated) for name, generated in length.items())
     kept, ms = sum(length.values()) - before, clock.ms(rounds[first].start, rounds[last].spans["sample"][-1][1])
     return timing(clock, rounds[first : last + 1]) | {
         "seconds": ms / 1e3, "tokens": kept, "tokens_per_s": kept / ms * 1e3,
-        "drafted": sum(c["drafted"] for c in counts), "accepted": sum(c["accepted"] for c in counts),
-        "request_rounds": sum(c["rounds"] for c in counts),
+        "drafted": sum(c["drafted"] for c in counts), "accepted": sum(c["accepted"] for c in counts), "passes": needed,
     }  # fmt: skip
 
 
-def spread(values: list[float]) -> dict[str, float]:
-    return {"median": round(statistics.median(values), 4), "min": round(min(values), 4), "max": round(max(values), 4)}
+def passes_of(passes: list[tuple[int, int]], generated: int) -> int:
+    """How many passes after the first token an answer took; passes: (tokens sampled, drafts rejected) of each."""
+    length, many = 0, 0
+    for sampled, _ in passes:
+        many += 0 < length < generated
+        length += sampled
+    return many

@@ -1,0 +1,136 @@
+"""CUDA graphs of the target's dense pass: vLLM's own for plain steps, and a few for passes that verify drafts.
+
+vLLM captures a uniform batch for each draft length at each of its capture sizes, which with five lengths are hundreds
+of graphs. Where the attention backend replays batches of mixed query lengths, as vLLM's adaptive verification has them,
+one graph by number of tokens serves every draft length, also where requests of a batch have different drafts.
+"""
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any
+
+from vllm.config.compilation import CUDAGraphMode
+from vllm.v1.worker.gpu.attn_utils import get_varlen_cudagraph_unsupported_backend
+from vllm.v1.worker.gpu.cudagraph_utils import BatchExecutionDescriptor, CudaGraphManager, ModelCudaGraphManager
+
+FULL = CUDAGraphMode.FULL
+
+
+def token_counts(most: int) -> list[int]:
+    """Tokens of the captured batches, up to `most`: 4, then four to each power of two, so that padding adds at most a
+    quarter to 8 tokens or more."""
+    finer = [step << power for power in range(1, 20) for step in (4, 5, 6, 7)]
+    return [count for count in (4, *finer) if count < most] + [most]
+
+
+def request_counts(most: int) -> list[int]:
+    """Requests of the captured batches where each draft length needs graphs of its own."""
+    return [count for count in (1, 4, *(16 << power for power in range(16))) if count < most] + [most]
+
+
+def planned(config, mixed: bool) -> list[dict[str, Any]]:
+    """Fields of the batches of which the dense pass is captured as one graph; config: the engine's VllmConfig; mixed:
+    whether the attention backend replays batches of mixed query lengths."""
+    lengths = sorted({1, *config.speculative_config.draft_lengths} - {0})
+    compilation, most = config.compilation_config, config.scheduler_config.max_num_seqs
+    sizes = sorted({min(size, most) for size in compilation.cudagraph_capture_sizes})
+    limit = min(config.speculative_config.graph_limit, config.scheduler_config.max_num_batched_tokens)
+    graphs = [plain_batch(size) for size in sizes]
+    query = 1 + max(lengths)
+    if mixed and sizes[-1] == most:  # else a plain step could find none but a graph for longer queries
+        for tokens in token_counts(min(limit, most * query)):
+            graphs.append({"num_tokens": tokens, "num_reqs": min(tokens, most), "max_query_len": query})
+        return graphs
+    for query in (1 + length for length in lengths):
+        for requests in request_counts(most):
+            if requests * query <= limit:
+                graphs.append({"num_tokens": requests * query, "num_reqs": requests, "uniform_token_count": query})
+    return graphs
+
+
+def init(plain, self: ModelCudaGraphManager, *args, **kwargs) -> None:
+    """ModelCudaGraphManager.__init__, before anybody knows what the attention backend can replay."""
+    plain(self, *args, **kwargs)
+    if _of_std(self):
+        choose(self, planned(self.vllm_config, mixed=False))
+
+
+def capture(plain, self: ModelCudaGraphManager, *args, **kwargs):
+    """ModelCudaGraphManager.capture(model, model_state, input_buffers, intermediate_tensors, block_tables, attn_groups,
+    kv_cache_config, ...)."""
+    if _of_std(self):
+        groups = args[5] if len(args) > 5 else kwargs["attn_groups"]
+        if get_varlen_cudagraph_unsupported_backend(groups, self.vllm_config, self.decode_query_len) is None:
+            choose(self, planned(self.vllm_config, mixed=True))
+        _allow_splits(groups, self._capture_descs[FULL][0].num_tokens)
+    return plain(self, *args, **kwargs)
+
+
+def _of_std(manager: ModelCudaGraphManager) -> bool:
+    """Whether this is the target's, which std drafts for, and whole passes that decode are captured by themselves."""
+    options, sizes = manager.vllm_config.speculative_config, manager.compilation_config.cudagraph_capture_sizes
+    drafts = options is not None and options.method == "std" and manager.decode_query_len > 1
+    return bool(drafts and sizes and captures_decoding(manager.cudagraph_mode) and manager.ubatch_runner is None)
+
+
+def captures_decoding(mode: CUDAGraphMode) -> bool:
+    """Whether there are graphs of whole passes for decoding alone."""
+    return mode.decode_mode() == FULL and mode.separate_routine()
+
+
+def thin(manager: CudaGraphManager) -> CudaGraphManager:
+    """The same with fewer batch sizes of draft steps: of those that lie close together one, and the largest."""
+    given = manager.compilation_config.cudagraph_capture_sizes
+    if manager.cudagraph_mode and given:
+        sizes = sorted({min(size, manager.max_num_reqs) for size in given})
+        wanted = [count for count in (1, 2, *token_counts(sizes[-1])) if count <= sizes[-1]]
+        kept = {next(size for size in sizes if size >= count) for count in wanted}
+        choose(manager, [plain_batch(size) for size in sorted(kept)])
+    return manager
+
+
+def plain_batch(requests: int) -> dict[str, Any]:
+    """One token for each request."""
+    return {"num_tokens": requests, "num_reqs": requests, "uniform_token_count": 1}
+
+
+def choose(manager: CudaGraphManager, graphs: list[dict[str, Any]]) -> None:
+    """Replace the batches that vLLM would capture as one graph, and those it looks for when it runs one."""
+    cases = manager.lora_capture_cases
+    chosen = [
+        BatchExecutionDescriptor(cg_mode=FULL, num_active_loras=case, **graph) for case in cases for graph in graphs
+    ]
+    pieces = manager._capture_descs.get(CUDAGraphMode.PIECEWISE, [])
+    manager._capture_descs[FULL] = sorted(chosen, key=lambda batch: batch.num_tokens, reverse=True)
+    manager._candidates = {
+        (tokens, case): list(_serving(tokens, case, chosen, pieces))
+        for case in cases
+        for tokens in range(max(batch.num_tokens for batch in (*chosen, *pieces)) + 1)
+    }
+
+
+def _serving(tokens: int, case: int, *kinds: list[BatchExecutionDescriptor]) -> Iterator[BatchExecutionDescriptor]:
+    """Captured batches that so many tokens may be padded to, in the order in which they are preferred: the smallest of
+    each query length, and vLLM's piecewise ones last."""
+    for batches in kinds:
+        smallest: dict[Any, BatchExecutionDescriptor] = {}
+        for batch in sorted(batches, key=lambda batch: batch.num_tokens):
+            if batch.num_tokens >= tokens and batch.num_active_loras == case:
+                smallest.setdefault((batch.uniform_token_count, batch.max_query_len), batch)
+        yield from smallest.values()
+
+
+def _allow_splits(attn_groups, tokens: int) -> None:
+    """FlashAttention's builders bound the number of splits, as a graph needs, for passes of at most so many tokens."""
+    for group in chain.from_iterable(attn_groups):
+        for builder in group.metadata_builders:
+            if (most := getattr(builder, "max_cudagraph_size", None)) is not None:
+                builder.max_cudagraph_size = max(most, tokens)
+
+
+def prepare_inputs(plain, self, scheduler_output, batch_req_state, batch_desc, *args, **kwargs):
+    """GPUModelRunner.prepare_inputs: what attention plans for a graph of mixed query lengths is what was captured."""
+    batch = plain(self, scheduler_output, batch_req_state, batch_desc, *args, **kwargs)
+    if batch_desc.max_query_len is not None:
+        batch.max_query_len = batch_desc.max_query_len
+    return batch
