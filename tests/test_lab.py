@@ -14,6 +14,7 @@ from vllm_std.lab import grid, run
 from vllm_std.lab import prompts as asked
 from vllm_std.lab.records import Records, count
 from vllm_std.lab.stats import difference, ratio
+from vllm_std.lab.summary import summarise
 
 pytestmark = pytest.mark.fast
 
@@ -44,6 +45,18 @@ def test_the_last_round_counts_in_full_and_what_runs_ahead_of_it_does_not():
 def test_passes_that_cannot_have_made_the_answer_are_a_fault():
     with pytest.raises(RuntimeError):
         count([(1, 0), (2, 1)], generated=4, gamma=2)
+
+
+def test_a_position_is_judged_where_all_before_it_were_accepted(tmp_path):
+    records = Records(tmp_path)
+    for prompt, accepted in (("p", [8, 4, 1]), ("q", [4, 4, 0])):
+        counts = {"rounds": 10, "drafted": 30, "drafted_by_position": [10] * 3, "accepted_by_position": accepted}
+        answer = {"accepted": sum(accepted), "context": 90, "task": None, "right": None, "tokens": [1]}
+        cell = {"policy": "verify", "k": 96, "gamma": 3, "refresh": 1, "temperature": 0.0}
+        records.rows.append({"prompt": prompt, **cell, **counts, **answer})
+    positions = summarise(records)["cells"][0]["positions"]
+    assert [at["acceptance"] for at in positions] == pytest.approx([12 / 20, 8 / 12, 1 / 8], abs=1e-4)
+    assert [at["tokens"] for at in positions] == pytest.approx([1.6, 2.0, 2.05])
 
 
 # ------------------------------------------------------------ intervals
@@ -224,7 +237,8 @@ def test_counts_are_those_of_vllm_and_a_mask_of_all_is_accepted_whole(lab, texts
         assert row["drafted"] == sum(row["drafted_by_position"]) == GAMMA * row["rounds"]
         assert row["context"] > 200 and (row["accepted"] == row["drafted"] or row["k"] == 96)
     assert "equal token by token in all cells, for 3 prompts" in output
-    assert (lab.out / "acceptance.png").stat().st_size and (lab.out / "positions.png").stat().st_size
+    assert "By draft position" in output and "±" not in output, "three prompts are too few for an interval"
+    assert all((lab.out / f"{name}.png").stat().st_size for name in ("acceptance", "positions", "tokens"))
 
 
 def test_draft_lengths_are_switched_and_every_cell_computes_the_last_tokens_of_a_prompt(lab, texts):

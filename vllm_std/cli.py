@@ -179,7 +179,7 @@ app.command(epilog=demo.EPILOG)(demo.demo)
 
 def _report(records, out: Path, against: str | None, as_json: bool) -> None:
     from vllm_std.lab.plot import plot
-    from vllm_std.lab.report import greedy_sentence, table
+    from vllm_std.lab.report import greedy_sentence, positions, table
     from vllm_std.lab.summary import summarise
 
     summary = summarise(records, against)
@@ -189,9 +189,10 @@ def _report(records, out: Path, against: str | None, as_json: bool) -> None:
         return typer.echo(json.dumps(summary, indent=1))
     console = _console(sys.stdout)
     console.print(table(summary))
-    console.print(
-        greedy_sentence(summary), f"Written to {out}: records.jsonl, summary.json, acceptance.png, positions.png."
-    )
+    if any(cell["positions"] for cell in summary["cells"]):
+        console.print(positions(summary))
+    written = "records.jsonl, summary.json, acceptance.png, positions.png, tokens.png"
+    console.print(greedy_sentence(summary), f"Written to {out}: {written}.")
 
 
 def _console(file):

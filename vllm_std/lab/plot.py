@@ -1,4 +1,8 @@
-"""acceptance.png: accepted share by K, a line for each policy; positions.png: by draft position, a panel for each K."""
+"""Pictures of a summary, with a line for each policy.
+
+acceptance.png: accepted share of drafts, by K. positions.png and tokens.png, by draft position, with a panel for each
+K: what is accepted where all before it were, and tokens of a round that ends there.
+"""
 
 from collections import defaultdict
 from pathlib import Path
@@ -9,14 +13,17 @@ SIZE = (6, 4)  # inches
 
 
 def plot(summary: dict, out: Path) -> None:
-    """Both pictures, from what `report.summarise` returns."""
+    """All pictures, from what `report.summarise` returns."""
     import matplotlib
 
     matplotlib.use("Agg")
     cells = [cell for cell in summary["cells"] if cell["acceptance"] is not None]
     if cells:
         _by_k(cells).savefig(out / "acceptance.png", dpi=150)
-        _by_position(cells).savefig(out / "positions.png", dpi=150)
+        says = "accepted where all before it were"
+        _by_position(cells, "acceptance", "interval", says).savefig(out / "positions.png", dpi=150)
+        says = "tokens of a round that ends there"
+        _by_position(cells, "tokens", "tokens_interval", says).savefig(out / "tokens.png", dpi=150)
 
 
 def _lines(cells: list[dict]) -> dict[str, list[dict]]:
@@ -35,12 +42,9 @@ def _by_k(cells: list[dict]):
     axes = figure.subplots()
     for number, (label, those) in enumerate(_lines(cells).items()):
         shares = [cell["acceptance"] for cell in those]
-        ends = [cell["interval"] or [cell["acceptance"]] * 2 for cell in those]
-        # The interval of a bootstrap may lie to one side of the share.
-        below = [max(0, share - low) for share, (low, _) in zip(shares, ends)]
-        above = [max(0, high - share) for share, (_, high) in zip(shares, ends)]
+        errors = _errors(shares, [cell["interval"] for cell in those])
         beside = [cell["k"] * 1.012**number for cell in those]  # so that error bars do not hide one another
-        axes.errorbar(beside, shares, (below, above), label=label, marker="o", capsize=3)
+        axes.errorbar(beside, shares, errors, label=label, marker="o", capsize=3)
     ks = sorted({cell["k"] for cell in cells})
     axes.set_xscale("log")
     axes.set_xticks(ks, [show_k(k) for k in ks], minor=False)
@@ -52,7 +56,14 @@ def _by_k(cells: list[dict]):
     return figure
 
 
-def _by_position(cells: list[dict]):
+def _errors(values: list[float], intervals: list[list[float] | None]) -> tuple[list[float], list[float]]:
+    """What lies below and above each value; the interval of a bootstrap may lie to one side of it."""
+    ends = [interval or [value] * 2 for value, interval in zip(values, intervals)]
+    below = [max(0, value - low) for value, (low, _) in zip(values, ends)]
+    return below, [max(0, high - value) for value, (_, high) in zip(values, ends)]
+
+
+def _by_position(cells: list[dict], name: str, interval: str, says: str):
     from matplotlib.figure import Figure
 
     ks = sorted({cell["k"] for cell in cells})
@@ -61,12 +72,15 @@ def _by_position(cells: list[dict]):
     for panel, k in zip(panels, ks):
         for label, those in _lines(cells).items():
             for cell in those:
-                if cell["k"] == k:
-                    shares = cell["acceptance_by_position"]
-                    panel.plot(range(1, len(shares) + 1), shares, label=label, marker="o")
-        panel.set(title=f"K = {show_k(k)}", xlabel="draft position", ylim=(0, 1.02))
+                known = [at for at in cell["positions"] if at[name] is not None and cell["k"] == k]
+                values = [at[name] for at in known]
+                errors = _errors(values, [at[interval] for at in known])
+                if known:
+                    panel.errorbar(range(1, len(known) + 1), values, errors, label=label, marker="o", capsize=2)
+        panel.set(title=f"K = {show_k(k)}", xlabel="draft position")
         panel.set_xticks(range(1, max(cell["gamma"] for cell in cells) + 1))
         panel.grid(alpha=0.3)
-    panels[0].set_ylabel("accepted share of drafts at the position")
+    panels[0].set_ylim(0, 1.02 if name == "acceptance" else None)
+    panels[0].set_ylabel(says)
     panels[-1].legend()
     return figure

@@ -36,6 +36,30 @@ def table(summary: dict) -> Table:
     return shown
 
 
+def positions(summary: dict) -> Table:
+    """Two lines for each cell: what is accepted at each draft position, and tokens of a round that drafts so far."""
+    cells = [cell for cell in summary["cells"] if cell["positions"]]
+    varies = [name for name in ("refresh", "temperature") if len({cell[name] for cell in cells}) > 1]
+    shown = Table(title="By draft position: accepted where all before it were; tokens of a round that ends there")
+    shown.add_column("policy")
+    for name in ("K", "gamma", *varies, "", *map(str, range(1, max(len(cell["positions"]) for cell in cells) + 1))):
+        shown.add_column(name, justify="right", no_wrap=True)
+    for cell in cells:
+        names = cell["policy"], show_k(cell["k"]), str(cell["gamma"]), *(f"{cell[name]:g}" for name in varies)
+        for line, of, digits in (("accepted", "interval", 3), ("tokens", "tokens_interval", 2)):
+            value = "acceptance" if line == "accepted" else line
+            shown.add_row(*names, line, *(_give(at[value], at[of], digits) for at in cell["positions"]))
+    return shown
+
+
+def _give(value: float | None, interval: list[float] | None, digits: int) -> str:
+    """A value, and half of its interval."""
+    if value is None:
+        return "-"
+    around = f" ±{(interval[1] - interval[0]) / 2:.{digits}f}" if interval else ""
+    return f"{value:.{digits}f}{around}"
+
+
 def _known(cells: list[dict], name: str) -> bool:
     return any(cell[name] is not None for cell in cells)
 

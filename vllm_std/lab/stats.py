@@ -7,7 +7,7 @@ LEAST = 5  # prompts; an interval from fewer would promise what a bootstrap cann
 
 
 def ratio(drafted: np.ndarray, accepted: np.ndarray) -> tuple[float, list[float] | None]:
-    """Accepted share of drafted tokens and its 95 % interval (percentile bootstrap); [prompts] counts."""
+    """Accepted share of drafted tokens and its 95 % interval (percentile bootstrap); [prompts] counts, not all 0."""
     return _with_interval(accepted.sum() / drafted.sum(), _share(drafted, accepted, _draws(len(drafted))))
 
 
@@ -25,7 +25,7 @@ def _draws(prompts: int) -> np.ndarray:
 
 
 def _share(drafted: np.ndarray, accepted: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    return accepted[drawn].sum(-1) / drafted[drawn].sum(-1)
+    return accepted[drawn].sum(-1) / drafted[drawn].sum(-1).clip(1)
 
 
 def _with_interval(value: float, resampled: np.ndarray) -> tuple[float, list[float] | None]:

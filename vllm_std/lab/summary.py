@@ -42,9 +42,25 @@ def _cell(cell: Cell, rows: list[dict]) -> dict:
         "drafted": int(drafted.sum()), "accepted": int(accepted.sum()), **_acceptance(rows),
         "mean_acceptance_length": round(1 + int(accepted.sum()) / rounds, 4) if rounds else None,
         "acceptance_by_position": (accepted / drafted.clip(1)).round(4).tolist(),
+        "positions": _positions(rows),
         "right": sum(judged) / len(judged) if judged else None,
         "tasks": {task: {"prompts": len(those), **_acceptance(those)} for task, those in sorted(tasks.items())},
     }  # fmt: skip
+
+
+def _positions(rows: list[dict]) -> list[dict]:
+    """For each draft position: the share accepted of drafts whose predecessors all were (`acceptance`), and tokens of a
+    round that drafts so far (`tokens`, the target's own included), each with its interval."""
+    accepted = np.array([row["accepted_by_position"] for row in rows if row["rounds"]])
+    rounds = np.array([row["rounds"] for row in rows if row["rounds"]])
+    positions, reached, tokens = [], rounds, rounds
+    for those in accepted.T if len(accepted) else ():
+        tokens = tokens + those
+        share, interval = ratio(reached, those) if reached.any() else (None, None)
+        mean, around = ratio(rounds, tokens)
+        positions.append({"acceptance": share, "interval": interval, "tokens": mean, "tokens_interval": around})
+        reached = those
+    return positions
 
 
 def _acceptance(rows: list[dict]) -> dict:
