@@ -33,6 +33,12 @@ def test_all_kernels_compile_for_hopper():
     assert done.stdout.splitlines()[-1] == f"compiled {names}"
 
 
+def test_the_table_of_estimates_is_made_of_its_records():
+    script = str(Path(__file__).parents[1] / "scripts" / "kernel_estimates.py")
+    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 class Case:
     """A round of four requests, one of them not drafting and one not to be scored, on a device."""
 

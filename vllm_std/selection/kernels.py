@@ -1,7 +1,8 @@
 """The kernels of `scoring.Scorer`, each a launch over (layer, request) pairs.
 
-work [pairs, KV heads, blocks, group] float32: log-sum-exps of the logits of a block's keys, by query head; the heads of
-a group lie together, so that what is written and found again of one block is one piece of memory.
+work [pairs, KV heads, blocks, group]: log-sum-exps of the logits of a block's keys, by query head; the heads of a group
+lie together, so that what is written and found again of one block is one piece of memory. float32, or where the model
+has 16 bits float16, whose rounding is at most that of the keys.
 tops, totals [pairs, 2 * PARTS, heads] float32: what the softmax over blocks needs. Programs that share a pair leave one
 row each, in the first half those of `_look`, in the other those of `_read`: the sum of totals * exp(tops) over the rows
 is that of exp(work) over the blocks.
@@ -14,6 +15,7 @@ from vllm_std.selection.keys import read_keys
 from vllm_std.selection.reading import blocks_to_read
 
 LOWEST = tl.constexpr(-1.0e30)  # where -inf would make a NaN of a difference
+MOST = tl.constexpr(6.0e4)  # that float16 can hold
 
 
 @triton.jit
@@ -29,6 +31,12 @@ def _looked_at(length, READ: tl.constexpr, ALWAYS: tl.constexpr, SPARED: tl.cons
     """Complete blocks of a request; none where all that are written will be read anyway."""
     written = (length + BLOCK_SIZE - 1) // BLOCK_SIZE
     return tl.where(written > blocks_to_read(written, READ, ALWAYS, SPARED), length // BLOCK_SIZE, 0)
+
+
+@triton.jit
+def _kept(lse, work):
+    """As it will be found again, so that sums and terms agree."""
+    return tl.minimum(tl.maximum(lse, -MOST), MOST).to(work.dtype.element_ty).to(tl.float32)
 
 
 @triton.jit
@@ -81,8 +89,9 @@ def _look(
                 logits = tl.dot(mean.to(DOT), query.to(DOT), input_precision="ieee") * scale
                 top, total = _add(top, total, logits, 1.0)
             lse = top + tl.log(total) + LOG_GRANULE
-        lse = tl.where(block[:, None] < complete, lse, LOWEST)
-        all_top, all_total = _add(all_top, all_total, lse, 1.0)
+        lse = _kept(lse, work)
+        term = tl.where(block[:, None] < complete, lse, LOWEST)
+        all_top, all_total = _add(all_top, all_total, term, 1.0)
         tl.store(to + block[:, None] * GROUP, lse, mask=(block[:, None] < complete) & (member[None, :] < GROUP))
     at = (pair * 2 * PARTS + part) * HEADS + head * GROUP + member
     _leave(tops, totals, at, all_top, all_total, member < GROUP)
@@ -116,7 +125,8 @@ def _read(
         block = tl.load(chosen + pair * READ + place, mask=place < count, other=0)
         inside = (place < count) & (member[None, :] < GROUP)
         # Asked for before the keys are waited for.
-        before = tl.load(to + block * GROUP, mask=inside & (block < complete), other=LOWEST)
+        before = tl.load(to + block * GROUP, mask=inside & (block < complete), other=0.0).to(tl.float32)
+        before = tl.where(inside & (block < complete), before, LOWEST)
         item_place, token = start + item // PADDED_BLOCK, item % PADDED_BLOCK
         item_block = tl.load(chosen + pair * READ + item_place, mask=item_place < count, other=0)
         written = (item_place < count) & (token < BLOCK_SIZE) & (item_block * BLOCK_SIZE + token < length)
@@ -128,8 +138,8 @@ def _read(
         logits = tl.dot(keys.to(DOT), query.to(DOT), input_precision="ieee") * scale
         logits = tl.where(written[:, None], logits, LOWEST).reshape(TILE, PADDED_BLOCK, PADDED_GROUP)
         top = tl.max(logits, axis=1)
-        lse = tl.where(inside, top + tl.log(tl.sum(tl.exp(logits - top[:, None, :]), axis=1)), LOWEST)
-        all_top, all_total = _add(all_top, all_total, lse, 1.0)
+        lse = _kept(top + tl.log(tl.sum(tl.exp(logits - top[:, None, :]), axis=1)), work)
+        all_top, all_total = _add(all_top, all_total, tl.where(inside, lse, LOWEST), 1.0)
         all_top, all_total = _add(all_top, all_total, before, -1.0)
         tl.store(to + block * GROUP, lse, mask=inside)
     at = (pair * 2 * PARTS + PARTS + part) * HEADS + head * GROUP + member
@@ -151,16 +161,17 @@ def _shares(
     blocks = _looked_at(length, READ, ALWAYS, SPARED, BLOCK_SIZE)
     if WHOLE:
         blocks = (length + BLOCK_SIZE - 1) // BLOCK_SIZE
-    head, other = tl.arange(0, PADDED_HEADS)[None, :], tl.arange(0, 2 * PARTS)[:, None]
+    head, other = tl.arange(0, PADDED_HEADS)[:, None], tl.arange(0, 2 * PARTS)[None, :]
     known = (head < HEADS) & (other % PARTS < parts) & (other < (2 if WHOLE else 1) * PARTS)
     at = (pair * 2 * PARTS + other) * HEADS + head
     of_parts = tl.load(tops + at, mask=known, other=LOWEST)
-    top = tl.max(of_parts, axis=0)[None, :]
-    total = tl.sum(tl.load(totals + at, mask=known, other=0.0) * tl.exp(of_parts - top), axis=0)[None, :]
+    top = tl.max(of_parts, axis=1)[:, None]
+    total = tl.sum(tl.load(totals + at, mask=known, other=0.0) * tl.exp(of_parts - top), axis=1)[:, None]
     worth = tl.where(head < HEADS, 1.0 / total, 0.0)
     begin = work + (pair.to(tl.int64) * (HEADS // GROUP) + head // GROUP) * width * GROUP + head % GROUP
     for start in range(part * TILE, blocks, tl.num_programs(0) * TILE):
         block = start + tl.arange(0, TILE)
-        lse = tl.load(begin + block[:, None] * GROUP, mask=(head < HEADS) & (block < blocks)[:, None], other=LOWEST)
-        share = tl.sum(tl.exp(lse - top) * worth, axis=1)
+        inside = (head < HEADS) & (block < blocks)[None, :]
+        lse = tl.load(begin + block[None, :] * GROUP, mask=inside, other=0.0).to(tl.float32)
+        share = tl.sum(tl.exp(tl.where(inside, lse, LOWEST) - top) * worth, axis=0)
         tl.store(mass + pair.to(tl.int64) * width + block, share, mask=block < blocks)

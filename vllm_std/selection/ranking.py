@@ -62,14 +62,17 @@ def _pick(
         many = blocks_to_read(written, K, ALWAYS, SPARED) if READING else K
         low = (length * 0).to(tl.int64)  # becomes the score that so many have, or more
         worth = low + 4294967296  # 2**32
-        for _ in range(STEPS):
+        found = written if READING else tl.maximum(first_recent - SINK, 0)  # so many have it
+        while (worth > 1) & (found > many):
             worth = worth // WAYS
             levels = _levels(low, worth, WAYS)
-            count = tl.zeros([WAYS, TILE], tl.int32)
+            each = tl.zeros([WAYS, TILE], tl.int32)
             for start in range(0, written, TILE):
                 bits = _bits(mass, first_recent, written, start + tl.arange(0, TILE), SINK, READING)
-                count += (bits[None, :] >= levels[:, None]).to(tl.int32)
-            low = _climb(low, worth, tl.sum(count, axis=1) >= many, WAYS)
+                each += (bits[None, :] >= levels[:, None]).to(tl.int32)
+            count = tl.sum(each, axis=1)
+            low = _climb(low, worth, count >= many, WAYS)
+            found = tl.minimum(found, tl.min(tl.where(count >= many, count, written)))
         above = tl.zeros([TILE], tl.int32)
         for start in range(0, written, TILE):
             bits = _bits(mass, first_recent, written, start + tl.arange(0, TILE), SINK, READING)
@@ -195,12 +198,18 @@ def pick(
     _pick[pairs,](
         mass, mass.shape[1], chosen, mass, scored, scored, scored, scored, num_rows, first, reading.most, 0, mask.sink,
         mask.recent, mask.block_size, True, reading.always, reading.spared, 0.0, _tile(mass), *_ways(mass),
+        num_warps=_warps(mass),
     )  # fmt: skip
 
 
 def _tile(mass: Tensor) -> int:
     """Blocks looked at together: on a GPU few, because most requests are much shorter than the longest may be."""
     return min(4096 if interpreted(mass) else 512, max(16, triton.next_power_of_2(mass.shape[1])))
+
+
+def _warps(mass: Tensor) -> int:
+    """One for each 256 blocks looked at together: fewer wait less for each other, and more programs run at once."""
+    return max(1, min(4, _tile(mass) // 256))
 
 
 def _ways(tensor: Tensor) -> tuple[int, int]:
@@ -248,7 +257,7 @@ class Ranking:
         _pick[pairs,](
             mass, mass.stride(0), self.blocks, self.scores, seen.slots, self.frontier, self.enough, seen.scored,
             num_rows, first, mask.top, self.blocks.shape[1], mask.sink, mask.recent, mask.block_size, False, 0, 0,
-            self.coverage, _tile(mass), *_ways(mass),
+            self.coverage, _tile(mass), *_ways(mass), num_warps=_warps(mass),
         )  # fmt: skip
 
     def fill(self, tables: Tensor, seq_lens: Tensor, seen: Round, num_rows: int) -> None:

@@ -42,15 +42,22 @@ def aligned(width: int) -> int:
     return 16 * cdiv(width, 16)
 
 
-def pairs_at_once(num_layers: int, reqs: int, heads: int, width: int) -> int:
-    """(layer, request) pairs that the workspace holds."""
-    return max(1, min(num_layers * reqs, WORKSPACE // (heads * aligned(width) * 4), MOST_PROGRAMS))
+def work_dtype(dtype: torch.dtype) -> torch.dtype:
+    """In which log-sum-exps are kept; dtype: of the model."""
+    return torch.float16 if dtype.itemsize == 2 else torch.float32
 
 
-def workspace_bytes(mask: MaskShape, num_layers: int, reqs: int, heads: int, width: int) -> int:
-    """Memory of a `Scorer`; width: most blocks of a request."""
-    each = (heads + 1) * aligned(width) + Reading.of(mask).most + 4 * PARTS * heads
-    return pairs_at_once(num_layers, reqs, heads, width) * each * 4
+def pairs_at_once(num_layers: int, reqs: int, heads: int, width: int, dtype: torch.dtype) -> int:
+    """(layer, request) pairs that the workspace holds; dtype: of the model."""
+    each = heads * aligned(width) * work_dtype(dtype).itemsize
+    return max(1, min(num_layers * reqs, WORKSPACE // each, MOST_PROGRAMS))
+
+
+def workspace_bytes(mask: MaskShape, num_layers: int, reqs: int, heads: int, width: int, dtype: torch.dtype) -> int:
+    """Memory of a `Scorer`; width: most blocks of a request; dtype: of the model."""
+    each = heads * aligned(width) * work_dtype(dtype).itemsize
+    each += 4 * (aligned(width) + Reading.of(mask).most + 4 * PARTS * heads)
+    return pairs_at_once(num_layers, reqs, heads, width, dtype) * each
 
 
 class Scorer:
@@ -64,9 +71,10 @@ class Scorer:
         self.mask, self.means, self.queries, self.scales = mask, means, queries, scales
         layers, reqs, self.window, self.heads, _ = queries.shape
         kv_heads, self.width, self.reading = means.shape[2], aligned(width), Reading.of(mask)
-        self.pairs = pairs_at_once(layers, reqs, self.heads, width)
+        self.pairs = pairs_at_once(layers, reqs, self.heads, width, means.dtype)
         new: dict[str, Any] = {"device": means.device, "dtype": torch.float32}
-        self.work = torch.empty(self.pairs, kv_heads, self.width, self.heads // kv_heads, **new)
+        shape = (self.pairs, kv_heads, self.width, self.heads // kv_heads)
+        self.work = torch.empty(shape, device=means.device, dtype=work_dtype(means.dtype))
         self.mass = torch.empty(self.pairs, self.width, **new)
         self.tops, self.totals = torch.empty(2, self.pairs, 2 * PARTS, self.heads, **new)
         self.chosen = torch.empty(self.pairs, self.reading.most, device=means.device, dtype=torch.int32)
