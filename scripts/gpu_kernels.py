@@ -19,13 +19,14 @@ from vllm_std.control.devices import device_here
 from vllm_std.mask import MaskShape, cdiv
 from vllm_std.selection import KeySummaries, QueryWindow, Round, keys, queries, ranking, scoring, summaries
 from vllm_std.selection.keys import KeyCache
+from vllm_std.selection.reading import Reading
 
 GOAL = 2.0  # times the least time
 ROWS = ((32, 32768), (256, 2048), (8, 131072))  # requests, tokens of context
 LAYERS, HEADS, KV_HEADS, SIZE, BLOCK, TOP_K, GAMMA = 28, 28, 4, 128, 16, 1024, 5
 KERNELS = {
     "keep queries": (queries, "_keep"), "summarise": (summaries, "_summarise"), "look": (scoring, "_look"),
-    "terms": (scoring, "_terms"), "shares": (scoring, "_shares"), "pick, remember": (ranking, "_pick"),
+    "shares": (scoring, "_shares"), "pick, remember": (ranking, "_pick"),
     "read": (scoring, "_read"), "fill": (ranking, "_fill"),
 }  # fmt: skip
 REPEATS = 5
@@ -86,8 +87,9 @@ class Case:
         """Bytes that must be moved, at the full rate of the memory."""
         pairs, item = self.layers * self.batch, self.window.kept.element_size()
         means = self.context // BLOCK * KV_HEADS * SIZE * item
-        read = min(scoring.blocks_read(self.mask), self.columns) * BLOCK * KV_HEADS * SIZE * item
-        scores = 4 * HEADS * self.columns * 4  # written once by look, read by both masses
+        written = torch.tensor(cdiv(self.context, BLOCK))
+        read = int(Reading.of(self.mask).blocks(written)) * BLOCK * KV_HEADS * SIZE * item
+        scores = 3 * HEADS * self.columns * 4  # written once by look, read for both shares
         return 1e3 * pairs * (means + read + scores) / bandwidth
 
 

@@ -17,7 +17,8 @@ from vllm_std.seams.worker import find_keys
 from vllm_std.selection import KeySummaries, Observation, Round
 from vllm_std.selection.attention import all_queries, exact_mass, last_query
 from vllm_std.selection.ranking import Ranking
-from vllm_std.selection.scoring import CANDIDATES, Scorer
+from vllm_std.selection.reading import CANDIDATES, ENOUGH, Reading
+from vllm_std.selection.scoring import Scorer
 from vllm_std.selection.summaries import granule
 
 pytestmark = [pytest.mark.fast, pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU backend's kernels")]
@@ -233,7 +234,7 @@ def plain_mass(seen: Seen, row: int) -> tuple[torch.Tensor, list[int]]:
     rough = torch.cat([rough, torch.full((cache.heads, blocks - complete), -torch.inf)], 1)
     candidates = range(mask.sink, (n - mask.recent) // size)
     read = [*set(range(blocks)) - set(candidates), *sorted(candidates, key=lambda block: -looks[block])]
-    read = read[: CANDIDATES * mask.top + 3]
+    read = read[: min(CANDIDATES * mask.top, max(0, blocks - ENOUGH * mask.top)) + 3]
     rough[:, read] = fine[:, read]
     return rough.softmax(-1).sum(0), sorted(read)
 
@@ -251,7 +252,7 @@ def test_verify_reads_the_best_blocks_and_estimates_the_others(way, block_size, 
             for pair in range(min(pairs, 3 - first)):
                 blocks = -(-seen.cache.lengths[first + pair] // block_size)
                 got[first + pair] = mass[pair, :blocks].clone()
-                chosen[first + pair] = scorer.chosen[pair, : min(blocks, scorer.read)].tolist()
+                chosen[first + pair] = scorer.chosen[pair, : scorer.reading.blocks(torch.tensor(blocks))].tolist()
 
     ranking = Ranking(seen.mask, 1, 3, 1024, None, torch.device("cpu"))
     scorer.run(seen.keys, seen.round, 3, ranking if way == "native" else Taker())
@@ -274,6 +275,13 @@ def test_rows_not_to_be_scored_keep_what_they_had(way, num_rows):
     seen.round.begin(torch.arange(3), torch.tensor(seen.cache.lengths), seen.observation.last, flags)
     seen.scorer().run(seen.keys, seen.round, num_rows, ranking)
     assert [(row != -7).all().item() for row in ranking.blocks[0]] == [False, num_rows > 1, False]
+
+
+def test_candidates_are_fewer_where_a_good_part_of_the_context_is_chosen_anyway():
+    """None up to 4 times the blocks to choose; all where at most a seventh of the context is chosen."""
+    reading = Reading.of(MaskShape(16, sink=1, top=59, recent=64))
+    written = torch.tensor([0, 5, 100, 4 * 59, 300, 7 * 59, 10_000])
+    assert reading.blocks(written).tolist() == [0, 5, 6, 6, 6 + 300 - 4 * 59, 6 + CANDIDATES * 59, 6 + CANDIDATES * 59]
 
 
 @pytest.mark.parametrize("block_size", [32, 64, 128])

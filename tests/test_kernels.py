@@ -29,8 +29,14 @@ def test_all_kernels_compile_for_hopper():
     script = str(Path(__file__).parent / "compile_kernels.py")
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=env, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    names = "_fill _keep _look _pick _read _shares _summarise _terms"
+    names = "_fill _keep _look _pick _read _shares _summarise"
     assert done.stdout.splitlines()[-1] == f"compiled {names}"
+
+
+def test_the_table_of_estimates_is_made_of_its_records():
+    script = str(Path(__file__).parents[1] / "scripts" / "kernel_estimates.py")
+    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 class Case:
@@ -103,7 +109,7 @@ def test_parts_of_a_request_make_up_the_whole(monkeypatch, case):
     monkeypatch.setattr(keys, "ON_CPU", "torch")
     expected, _ = Case(torch.device("cpu"), *case).run()
     monkeypatch.setattr(keys, "ON_CPU", "interpret")
-    monkeypatch.setattr(Scorer, "_splits", lambda self, pairs, kv_heads: 3)
+    monkeypatch.setattr(Scorer, "_splits", lambda self, programs: 3)
     monkeypatch.setattr("vllm_std.selection.ranking._tile", lambda mass: 16)
     monkeypatch.setattr("vllm_std.selection.ranking._ways", lambda tensor: (4, 16))
     monkeypatch.setattr("vllm_std.selection.scoring.interpreted", lambda tensor: False)

@@ -192,9 +192,9 @@ def test_what_is_assumed_of_std_is_what_std_does():
     from vllm_std.control import roofline, shape
     from vllm_std.plan import models as planned
     from vllm_std.plan import predict
-    from vllm_std.selection import scoring, summaries
+    from vllm_std.selection import reading, summaries
 
-    assert (roofline.CANDIDATES, roofline.GRANULE) == (scoring.CANDIDATES, summaries.GRANULE)
+    assert (roofline.CANDIDATES, roofline.GRANULE) == (reading.CANDIDATES, summaries.GRANULE)
     assert (predict.SINK, predict.RECENT) == (StdConfig.sink, StdConfig.recent)
     assert tuple(shape.CACHE_BYTES) == CACHE_DTYPES and planned.FULL_ATTENTION == FULL_ATTENTION
 

@@ -28,7 +28,8 @@ PAGED_QUERIES = 16  # the most that xformers' split-K kernel takes with a causal
 class Options:
     """In tokens; as in `config.StdConfig`. per_head: a mask for each KV head instead of one a layer.
 
-    granule: tokens in one key summary of `verify`; candidates: blocks whose keys it reads, for each block to choose.
+    granule: tokens in one key summary of `verify`. candidates: blocks whose keys it reads, for each block to choose;
+    but none for the first `enough` blocks of a context, for each block to choose.
     """
 
     top_k: int
@@ -40,6 +41,7 @@ class Options:
     per_head: bool = False
     granule: int = 16
     candidates: int = 3
+    enough: int = 4
 
     def blocks(self, tokens: int) -> int:
         return math.ceil(tokens / self.block_size)
@@ -197,7 +199,8 @@ def verify(queries: Tensor, keys: Tensor, scale: float, options: Options) -> Ten
     looks = rough.softmax(-1).sum(1)  # [KV heads, blocks]
     looks = looks if options.per_head else looks.sum(0, keepdim=True).expand_as(looks)
     always = set(range(blocks)) - set(candidates)
-    room = options.candidates * options.top + options.blocks(options.sink) + options.blocks(options.recent) + 1
+    room = min(options.candidates * options.top, max(0, blocks - options.enough * options.top))
+    room += options.blocks(options.sink) + options.blocks(options.recent) + 1
     for head, look in enumerate(looks.tolist()):
         read = [*always, *sorted(candidates, key=lambda block: -look[block])][:room]
         rough[head, :, read] = fine[head, :, read]

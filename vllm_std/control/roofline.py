@@ -19,9 +19,9 @@ SCATTERED = 0.45  # of it, while attention reads a mask: 0.045 ms for 67 MB; ass
 ARITHMETIC = 0.6  # of the FLOP/s, where a pass has so many tokens that they bound it; assumed
 ALL_REDUCE = 10e-6  # s: of one token's hidden state, twice a layer, where workers share the model; assumed
 SELECTION = 0.1e-3  # s: the launches of a selection, however little it reads; assumed
-CANDIDATES = 3  # times the blocks to choose whose keys are read, as in `selection.scoring`
+CANDIDATES = 3  # times the blocks to choose whose keys are read, as in `selection.reading`, in long contexts
 GRANULE = 16  # tokens of a mean key, as in `selection.summaries`
-SCORES = 4 * 4  # bytes moved for a block and a query head: a float32, written once and read three times
+SCORES = 3 * 2  # bytes moved for a block and a query head: a float16, written once and read twice
 
 
 def pass_parts(shape: Shape, device: Device, tokens: int) -> dict[str, float]:

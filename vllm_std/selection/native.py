@@ -92,10 +92,11 @@ def score(scorer, cache: KeyCache, seen: Round, num_rows: int, ranking) -> None:
     rows = torch.arange(num_rows)
     queries = scorer.queries[:, rows, seen.last[:num_rows].long()].float() * scorer.scales[:, None, None, None]
     means, mean_table = _raw(scorer.means)
-    mask = scorer.mask
+    mask, scored = scorer.mask, seen.scored[:num_rows]
+    read = scorer.reading.blocks(-(-scored // mask.block_size))
     loops.score(
-        *layout(cache).arguments, means, mean_table, queries.numpy(), seen.scored[:num_rows].numpy(),
-        seen.slots.numpy(), seen.table.numpy(), mask.block_size, mask.sink, mask.recent, scorer.read,
+        *layout(cache).arguments, means, mean_table, queries.numpy(), scored.numpy(), read.numpy(),
+        seen.slots.numpy(), seen.table.numpy(), mask.block_size, mask.sink, mask.recent,
         ranking.blocks.numpy(), ranking.scores.numpy(), ranking.frontier.numpy(),
     )  # fmt: skip
 

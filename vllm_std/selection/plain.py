@@ -11,6 +11,7 @@ from torch import Tensor
 from vllm_std.mask import MaskShape
 from vllm_std.selection.base import Round
 from vllm_std.selection.keys import KeyCache
+from vllm_std.selection.reading import Reading
 
 
 def keep_queries(kept: Tensor, query: Tensor, query_start_loc: Tensor) -> None:
@@ -55,16 +56,13 @@ def block_lse(queries: Tensor, keys: Tensor) -> Tensor:
 
 
 def verify_mass(
-    mask: MaskShape, read: int, means: Tensor, queries: Tensor, scale: float, cache: KeyCache, layer: int,
+    mask: MaskShape, reading: Reading, means: Tensor, queries: Tensor, scale: float, cache: KeyCache, layer: int,
     seen: Round, rows: Tensor,
 ) -> Tensor:  # fmt: skip
-    """[reqs, blocks] scores of `scoring.Scorer` for a layer; means, queries: of that layer; rows: [reqs] of the batch.
-
-    read: blocks of a request whose keys are read.
-    """
+    """[reqs, blocks] scores of `scoring.Scorer` for a layer; means, queries: of it; rows: [reqs] of the batch."""
     length, size = seen.scored[rows, None], mask.block_size
     table = seen.table[rows, : -(-int(length.max()) // size)].long()
-    index, read = torch.arange(table.shape[1]), min(read, table.shape[1])
+    index, read = torch.arange(table.shape[1]), min(reading.most, table.shape[1])
     query = queries[rows, seen.last[rows]].float().unflatten(1, (means.shape[1], -1)) * scale
     lse = block_lse(query, means[table]).logsumexp(-1) + math.log(size // means.shape[2])
     lse = lse.masked_fill((index >= length // size)[:, None, None], -torch.inf)
@@ -74,7 +72,9 @@ def verify_mass(
     keys = cache.read(layer, table.gather(1, chosen).flatten()).unflatten(0, chosen.shape)
     unwritten = chosen[..., None] * size + torch.arange(size) >= length[..., None]
     exact = block_lse(query, keys).masked_fill(unwritten[:, None, None], -torch.inf).logsumexp(-1)
-    return lse.scatter(-1, chosen[:, None, None].expand_as(exact), exact).softmax(-1).sum((1, 2))
+    some = (torch.arange(read) < reading.blocks(-(-length // size)))[:, None, None]
+    chosen = chosen[:, None, None].expand_as(exact)
+    return lse.scatter(-1, chosen, torch.where(some, exact, lse.gather(-1, chosen))).softmax(-1).sum((1, 2))
 
 
 def score(scorer, cache: KeyCache, seen: Round, num_rows: int, ranking) -> None:
@@ -83,7 +83,7 @@ def score(scorer, cache: KeyCache, seen: Round, num_rows: int, ranking) -> None:
     mass = torch.zeros(num_rows, scorer.width)
     for layer, (means, queries, scale) in enumerate(zip(scorer.means, scorer.queries, scorer.scales)):
         for some in rows.split(8) if len(rows) else ():  # few at once, which bounds the memory of a large batch
-            got = verify_mass(scorer.mask, scorer.read, means, queries, scale, cache, layer, seen, some)
+            got = verify_mass(scorer.mask, scorer.reading, means, queries, scale, cache, layer, seen, some)
             mass[some, : got.shape[1]] = got
         ranking.remember(mass, seen, num_rows, layer * num_rows, num_rows)
 

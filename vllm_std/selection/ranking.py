@@ -11,6 +11,7 @@ from vllm_std.seams.copies import async_tensor_h2d
 from vllm_std.selection import native, plain
 from vllm_std.selection.base import Round
 from vllm_std.selection.keys import by_kernel, interpreted
+from vllm_std.selection.reading import Reading, blocks_to_read
 
 
 @triton.jit
@@ -30,8 +31,8 @@ def _bits(mass, first_recent, written, block, SINK: tl.constexpr, READING: tl.co
 
 @triton.jit
 def _levels(low, worth, WAYS: tl.constexpr):
-    """[WAYS] int64 among which the next bits of a threshold, worth so much, are sought."""
-    return low + (tl.arange(0, WAYS) + 1) * worth
+    """[WAYS] int32 among which the next bits of a threshold, worth so much, are sought; what is no score at the end."""
+    return tl.minimum(low + (tl.arange(0, WAYS) + 1) * worth, 0x7FFFFFFF).to(tl.int32)
 
 
 @triton.jit
@@ -44,12 +45,13 @@ def _climb(low, worth, holds, WAYS: tl.constexpr):
 def _pick(
     mass, width, chosen, scores, slots, frontier, enough, scored, num_rows, first,
     K: tl.constexpr, PLACES: tl.constexpr, SINK: tl.constexpr, RECENT: tl.constexpr, BLOCK_SIZE: tl.constexpr,
-    READING: tl.constexpr, COVERAGE: tl.constexpr, TILE: tl.constexpr, WAYS: tl.constexpr, STEPS: tl.constexpr,
+    READING: tl.constexpr, ALWAYS: tl.constexpr, SPARED: tl.constexpr, COVERAGE: tl.constexpr, TILE: tl.constexpr,
+    WAYS: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
     """The K blocks of highest score of a (layer, request) pair, in increasing order; ties go to the earlier block.
 
-    READING: chosen [pairs, K], with sink and recent window. Else chosen, scores [layers, PLACES, K] by slot, frontier
-    [PLACES] and, with COVERAGE, enough [PLACES].
+    READING: chosen [pairs, K], with sink and recent window; as many as are to be read, K at most. Else chosen, scores
+    [layers, PLACES, K] by slot, frontier [PLACES] and, with COVERAGE, enough [PLACES].
     """
     pair = tl.program_id(0)
     layer, row = (first + pair) // num_rows, (first + pair) % num_rows
@@ -57,20 +59,25 @@ def _pick(
     if length > 0:
         first_recent, written = tl.maximum(length - RECENT, 0) // BLOCK_SIZE, (length + BLOCK_SIZE - 1) // BLOCK_SIZE
         mass += pair.to(tl.int64) * width
-        low = (length * 0).to(tl.int64)  # becomes the K-th highest score
+        many = blocks_to_read(written, K, ALWAYS, SPARED) if READING else K
+        low = (length * 0).to(tl.int64)  # becomes the score that so many have, or more
         worth = low + 4294967296  # 2**32
-        for _ in range(STEPS):
+        found = written if READING else tl.maximum(first_recent - SINK, 0)  # so many have it
+        while (worth > 1) & (found > many):
             worth = worth // WAYS
             levels = _levels(low, worth, WAYS)
-            count = tl.zeros([WAYS], tl.int32)
+            each = tl.zeros([WAYS, TILE], tl.int32)
             for start in range(0, written, TILE):
                 bits = _bits(mass, first_recent, written, start + tl.arange(0, TILE), SINK, READING)
-                count += tl.sum((bits[None, :] >= levels[:, None]).to(tl.int32), axis=1)
-            low = _climb(low, worth, count >= K, WAYS)
-        room = length * 0 + K  # for ties
+                each += (bits[None, :] >= levels[:, None]).to(tl.int32)
+            count = tl.sum(each, axis=1)
+            low = _climb(low, worth, count >= many, WAYS)
+            found = tl.minimum(found, tl.min(tl.where(count >= many, count, written)))
+        above = tl.zeros([TILE], tl.int32)
         for start in range(0, written, TILE):
             bits = _bits(mass, first_recent, written, start + tl.arange(0, TILE), SINK, READING)
-            room -= tl.sum((bits > low).to(tl.int32))
+            above += (bits > low).to(tl.int32)
+        room = many - tl.sum(above)  # for ties
         to = pair.to(tl.int64) * K
         if not READING:
             slot = tl.load(slots + row)
@@ -111,13 +118,13 @@ def _covering(
     for _ in range(STEPS):
         worth = worth // WAYS
         levels = _levels(low, worth, WAYS)
-        held = tl.zeros([WAYS], tl.float32) + rest
+        held = tl.zeros([WAYS, TILE], tl.float32)
         for start in range(0, written, TILE):
             block = start + tl.arange(0, TILE)
             bits = _bits(mass, first_recent, written, block, SINK, False)
             share = tl.load(mass + block, mask=block < written, other=0.0)
-            held += tl.sum(tl.where(bits[None, :] >= levels[:, None], share[None, :], 0.0), axis=1)
-        low = _climb(low, worth, held >= COVERAGE * total, WAYS)
+            held += tl.where(bits[None, :] >= levels[:, None], share[None, :], 0.0)
+        low = _climb(low, worth, tl.sum(held, axis=1) + rest >= COVERAGE * total, WAYS)
     count = written * 0
     for start in range(0, written, TILE):
         bits = _bits(mass, first_recent, written, start + tl.arange(0, TILE), SINK, False)
@@ -179,20 +186,30 @@ def _fill(
         tl.store(seq_lens + row, tl.minimum(tl.load(seq_lens + row), 1))
 
 
-def pick(mass: Tensor, chosen: Tensor, k: int, mask: MaskShape, scored: Tensor, num_rows: int, first: int, pairs: int):
-    """Sink, recent window and the best others, `k` at most, in increasing order; in order of (layer, request) pairs.
+def pick(
+    mass: Tensor, chosen: Tensor, reading: Reading, mask: MaskShape, scored: Tensor, num_rows: int, first: int,
+    pairs: int,
+):  # fmt: skip
+    """The blocks to read, in increasing order; in order of (layer, request) pairs.
 
-    mass: [pairs, blocks] float32, not negative; chosen: [pairs, k] int32, filled where scored, [reqs] int32, is not 0.
+    mass: [pairs, blocks] float32, not negative; chosen: [pairs, reading.most] int32, filled where scored, [reqs] int32,
+    is not 0.
     """
     _pick[pairs,](
-        mass, mass.shape[1], chosen, mass, scored, scored, scored, scored, num_rows, first, k, 0, mask.sink,
-        mask.recent, mask.block_size, True, 0.0, _tile(mass), *_ways(mass),
+        mass, mass.shape[1], chosen, mass, scored, scored, scored, scored, num_rows, first, reading.most, 0, mask.sink,
+        mask.recent, mask.block_size, True, reading.always, reading.spared, 0.0, _tile(mass), *_ways(mass),
+        num_warps=_warps(mass),
     )  # fmt: skip
 
 
 def _tile(mass: Tensor) -> int:
     """Blocks looked at together: on a GPU few, because most requests are much shorter than the longest may be."""
     return min(4096 if interpreted(mass) else 512, max(16, triton.next_power_of_2(mass.shape[1])))
+
+
+def _warps(mass: Tensor) -> int:
+    """One for each 256 blocks looked at together: fewer wait less for each other, and more programs run at once."""
+    return max(1, min(4, _tile(mass) // 256))
 
 
 def _ways(tensor: Tensor) -> tuple[int, int]:
@@ -239,8 +256,8 @@ class Ranking:
             return plain.remember(self, mass, seen, first // num_rows)
         _pick[pairs,](
             mass, mass.stride(0), self.blocks, self.scores, seen.slots, self.frontier, self.enough, seen.scored,
-            num_rows, first, mask.top, self.blocks.shape[1], mask.sink, mask.recent, mask.block_size, False,
-            self.coverage, _tile(mass), *_ways(mass),
+            num_rows, first, mask.top, self.blocks.shape[1], mask.sink, mask.recent, mask.block_size, False, 0, 0,
+            self.coverage, _tile(mass), *_ways(mass), num_warps=_warps(mass),
         )  # fmt: skip
 
     def fill(self, tables: Tensor, seq_lens: Tensor, seen: Round, num_rows: int) -> None:

@@ -21,7 +21,9 @@ def selection_bytes(options: StdConfig, block_size: int, num_layers: int, reqs: 
     mask, width = options.mask_shape(block_size), cdiv(options.target_model_config.max_model_len, block_size)
     tables = num_layers * reqs * (mask.width(options.num_speculative_tokens) + 2 * mask.top) * 4
     kernels = POLICIES[options.selection].needs_summaries
-    return tables + (workspace_bytes(mask, num_layers, reqs, heads, width) if kernels else 0)
+    return tables + (
+        workspace_bytes(mask, num_layers, reqs, heads, width, options.target_model_config.dtype) if kernels else 0
+    )
 
 
 class Selector:

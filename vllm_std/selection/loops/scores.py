@@ -118,10 +118,11 @@ def _mass(
 
 @compiled(parallel=True)
 def score(
-    addresses, like, strides, key_table, key_scales, lanes, order, means, mean_table, queries, scored, slots, tables,
-    size, sink, recent, read, blocks, scores, frontier,
+    addresses, like, strides, key_table, key_scales, lanes, order, means, mean_table, queries, scored, read, slots,
+    tables, size, sink, recent, blocks, scores, frontier,
 ):  # fmt: skip
-    """`Scorer.run`. queries: [layers, rows, heads, head size] float32, scaled; the rest as `native.score` has it."""
+    """`Scorer.run`. queries: [layers, rows, heads, head size] float32, scaled; read: [rows] blocks to read of each; the
+    rest as `native.score` has it."""
     layers, rows, top = len(means), len(scored), blocks.shape[2]
     for pair in prange(layers * rows):
         layer, row = pair // rows, pair % rows
@@ -132,7 +133,7 @@ def score(
         first_recent = max(length - recent, 0) // size
         mass = _mass(
             keys, strides, key_table, key_scales[layer], lanes, order, means[layer], mean_table, queries[layer, row],
-            tables[row], length, size, sink, first_recent, read,
+            tables[row], length, size, sink, first_recent, read[row],
         )  # fmt: skip
         kept = np.empty(top, np.int64)
         for i in range(best(mass, sink, first_recent, top, kept)):
