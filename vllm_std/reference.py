@@ -41,7 +41,7 @@ class Options:
     per_head: bool = False
     granule: int = 16
     candidates: int = 3
-    enough: int = 4
+    enough: int = 2
 
     def blocks(self, tokens: int) -> int:
         return math.ceil(tokens / self.block_size)

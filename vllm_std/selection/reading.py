@@ -16,7 +16,7 @@ from torch import Tensor
 from vllm_std.mask import MaskShape, cdiv
 
 CANDIDATES = 3  # times the blocks to choose: so many of the best by summary are scored by their keys
-ENOUGH = 4  # times the blocks to choose: in a context of so many, means alone choose; 0: candidates in every context
+ENOUGH = 2  # times the blocks to choose: in a context of so many, means alone choose; 0: candidates in every context
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,168 @@
+"""`askers.py` on the real engine, for questions about videos: std's own selection is made to ask in other ways.
+
+A cell is named like a policy of the lab with what differs, `verify:ask=ends` or `verify:again=4`; K, draft length and
+temperature follow. The records are those of `vllm-std acceptance`, and `vllm-std report` makes its tables of them.
+
+    python scripts/videos.py --out .cache/videos
+    python scripts/askers_video.py vllm_std/demo/tiny-sign-vlm .cache/videos scripts/results/askers/video \\
+        verify,0.02,12,0 verify:ask=ends,0.02,12,0 verify:again=4,0.02,12,0
+"""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_USE_V2_MODEL_RUNNER": "1"}
+
+import torch
+import typer
+from rich.console import Console
+from torch import Tensor
+
+from vllm_std import speculator, target
+from vllm_std.lab import prompts as asked
+from vllm_std.lab import run as lab
+from vllm_std.lab.grid import Cell
+from vllm_std.lab.records import Records
+from vllm_std.selection import loops, native, plain
+from vllm_std.selection.queries import QueryWindow
+from vllm_std.selection.selector import Selector
+
+ENGINE = {"dtype": "float32", "block_size": 32, "enforce_eager": True, "max_model_len": 9216}
+ENGINE |= {"max_num_batched_tokens": 9216, "kv_cache_memory_bytes": 800_000_000}
+ENGINE |= {"media_io_kwargs": {"video": {"video_backend": "opencv", "num_frames": -1}}}
+TOKENS, TOGETHER, SINK, RECENT = 240, 6, 16, 32
+DRAFT_EAGERLY = speculator.StdSpeculator._draft_eagerly
+
+
+@dataclass
+class Way:
+    """What differs from std; the rest is where a round is. See `askers.Cell`."""
+
+    ask: str = "last"
+    again: int = 0
+    decay: float = 0.0
+    step: int | None = None  # of the draft that runs, where its queries are kept
+    drafted: Tensor | None = None  # [layers, reqs, drafts, heads, size]
+    drafts: int = 0  # of them that ask too
+    scores: Tensor | None = None  # [layers, slots, blocks] of earlier rounds
+
+
+way = Way()
+
+
+def askers(scorer: Any, seen: Any, rows: Tensor) -> Tensor:
+    """[layers, rows, KV heads * askers * group, size]: to the loops each asker is a few more heads of a group."""
+    kept, last = scorer.queries[:, rows], seen.last[rows].long()
+    queries = [kept[:, rows, last]]
+    if way.ask == "ends":
+        queries.append(kept[:, :, 0])
+    elif way.ask == "all":  # a query of zeros asks for all blocks alike
+        queries += [kept[:, :, row] * (row < last)[None, :, None, None] for row in range(kept.shape[2])]
+    if way.drafted is not None:
+        queries += way.drafted[:, rows, : way.drafts].unbind(2)
+    split = torch.stack(queries, 2).float().unflatten(3, (scorer.means.shape[2], -1)).transpose(2, 3)
+    return split.flatten(2, 4).contiguous() * scorer.scales[:, None, None, None]
+
+
+def score(scorer: Any, cache: Any, seen: Any, num_rows: int, ranking: Any) -> None:
+    """In place of `native.score`."""
+    rows, mask = torch.arange(num_rows), scorer.mask
+    if way.decay:
+        return score_with_memory(scorer, cache, seen, seen.scored[:num_rows].nonzero()[:, 0], num_rows, ranking)
+    read = scorer.reading.blocks(-(-seen.scored[:num_rows] // mask.block_size))
+    loops.score(
+        *native.layout(cache).arguments, *native._raw(scorer.means), askers(scorer, seen, rows).numpy(),
+        seen.scored[:num_rows].numpy(), read.numpy(), seen.slots.numpy(), seen.table.numpy(), mask.block_size,
+        mask.sink, mask.recent, ranking.blocks.numpy(), ranking.scores.numpy(), ranking.frontier.numpy(),
+    )  # fmt: skip
+
+
+def score_with_memory(scorer: Any, cache: Any, seen: Any, rows: Tensor, num_rows: int, ranking: Any) -> None:
+    if way.scores is None:
+        way.scores = torch.zeros(len(scorer.means), len(seen.slots), scorer.width)
+    slots, mass = seen.slots[rows].long(), torch.zeros(num_rows, scorer.width)
+    for layer, (means, queries, scale) in enumerate(zip(scorer.means, scorer.queries, scorer.scales)):
+        if len(rows):
+            given = scorer.mask, scorer.reading, means, queries, float(scale), cache, layer, seen, rows
+            new = plain.verify_mass(*given)
+            way.scores[layer, slots, : new.shape[1]] = new + way.decay * way.scores[layer, slots, : new.shape[1]]
+            mass[rows] = way.scores[layer, slots]
+        plain.remember(ranking, mass, seen, layer)
+
+
+def draft_eagerly(self, num_reqs, batch_desc, gamma, bound, across_dp, skip_attn) -> None:
+    """In place of `StdSpeculator._draft_eagerly`: blocks are scored again after every `again` drafts, by theirs too."""
+    if skip_attn or not way.again:
+        return DRAFT_EAGERLY(self, num_reqs, batch_desc, gamma, bound, across_dp, skip_attn)
+    metadata = self._mask(self._build_uniform_attn_metadata(batch_desc, num_reqs, 1, bound, step=1))
+    slots = self.block_tables.slot_mappings[:, : batch_desc.num_tokens]
+    slots = speculator.worker.build_slot_mappings_by_layer(slots, self.kv_cache_config)
+    with self._context(batch_desc.num_tokens, metadata, slots, across_dp, speculator.EAGER):
+        for way.step in range(gamma):
+            self.drafting = False
+            self._step(num_reqs, batch_desc.num_tokens, metadata, slots)
+            self.drafting, way.drafts = True, way.step + 1
+            if way.drafts % way.again == 0:
+                lengths = self.input_buffers.seq_lens.clone()
+                self.selector.fill(num_reqs, self.input_buffers.seq_lens)
+                self.input_buffers.seq_lens.copy_(lengths)
+    way.step, way.drafts = None, 0
+
+
+def observe(layer: Any, index: int, see: Any) -> None:
+    """In place of `worker.observe_queries`: in draft steps too, where they ask."""
+    forward = layer.impl.forward
+
+    def observed(layer_, query, key, value, kv_cache, metadata, *args, **kwargs):
+        if metadata is not None and (metadata.max_query_len > 1 or way.step is not None):
+            see(index, query, metadata.query_start_loc)
+        return forward(layer_, query, key, value, kv_cache, metadata, *args, **kwargs)
+
+    layer.impl.forward = observed
+
+
+def install() -> None:
+    see, change, begin = QueryWindow.see, Selector.change, Selector.begin
+
+    def see_drafts(self, layer, query, query_start_loc):
+        if way.step is None:
+            return see(self, layer, query, query_start_loc)
+        layers, reqs, window, heads, size = self.kept.shape
+        if way.drafted is None:
+            way.drafted = torch.zeros(layers, reqs, window, heads, size)
+        way.drafted[layer, : len(query), way.step] = query.view(-1, heads, size).float()
+
+    def change_way(self, **options):
+        policy, *parts = options.get("selection", "verify").split(":")
+        given = dict(part.split("=") for part in parts)
+        known = {"ask": str, "again": int, "decay": float}
+        fresh = replace(Way(), **{name: known[name](value) for name, value in given.items()})
+        vars(way).update(vars(fresh))
+        return change(self, **(options | {"selection": policy} if "selection" in options else options))
+
+    def begin_anew(self, seen, slots, drafting, asked):
+        if way.scores is not None:
+            way.scores[:, torch.as_tensor(slots[self.rounds[slots] == 0], dtype=torch.long)] = 0
+        return begin(self, seen, slots, drafting, asked)
+
+    QueryWindow.see, Selector.change, Selector.begin = see_drafts, change_way, begin_anew
+    native.score, target.worker.observe_queries = score, observe
+    speculator.StdSpeculator._draft_eagerly = draft_eagerly
+
+
+def main(model: str, videos: Path, out: Path, cells: list[str], limit: int | None = None) -> None:
+    """Ask the questions of a folder of videos in each cell; goes on where it was stopped."""
+    install()
+    grid = []
+    for policy, k, gamma, heat in (text.split(",") for text in cells):
+        grid.append(Cell(policy, float(k) if "." in k else int(k), int(gamma), 1, float(heat)))
+    plan = lab.Plan(model, grid, TOKENS, TOGETHER, limit, 0, SINK, RECENT, ENGINE)
+    records, prompts = Records(out), asked.load([], [videos])
+    if lab.missing(plan, prompts, records):
+        lab.run(lab.start(plan, [videos]), plan, prompts, records, Console(stderr=True))
+
+
+if __name__ == "__main__":
+    typer.run(main)
