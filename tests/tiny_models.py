@@ -23,9 +23,9 @@ SUPPORTED_TEXT = ("llama", "qwen2", "qwen3")
 MORE_TEXT = ("gpt2", "opt", "phi3", "granite", "gpt_neox", "glm4")
 EXPERTS = ("qwen3_moe", "mixtral")
 SUPPORTED_VIDEO = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava_onevision", "llava_next_video")
+WINDOWED = ("gemma3_text", "gemma2", "gpt_oss", "gemma4_text", "qwen2_windows", "ministral", "exaone4")
 REFUSED = (
     "mistral_sliding",
-    "gemma3_text",
     "deepseek_v3",
     "mamba2",
     "jamba",
@@ -46,6 +46,10 @@ SPECIAL = dict(bos_token_id=666, eos_token_id=668, pad_token_id=666)
 DECODER = dict(
     num_hidden_layers=2, hidden_size=128, intermediate_size=256, num_attention_heads=4, num_key_value_heads=2,
     vocab_size=VOCAB, max_position_embeddings=4096, initializer_range=0.2, tie_word_embeddings=False, **SPECIAL,
+)  # fmt: skip
+WINDOWS = dict(
+    DECODER, num_hidden_layers=3, sliding_window=64,
+    layer_types=["sliding_attention", "sliding_attention", "full_attention"],
 )  # fmt: skip
 HEADS = dict(num_hidden_layers=2, hidden_size=128, num_attention_heads=4, vocab_size=VOCAB, **SPECIAL)
 EMBEDDING_SCALE = 50
@@ -142,7 +146,22 @@ CONFIGS = {
         ),
     ),
     "mistral_sliding": ("MistralForCausalLM", dict(DECODER, sliding_window=64)),
-    "gemma3_text": ("Gemma3ForCausalLM", dict(DECODER, num_hidden_layers=6, head_dim=32, sliding_window=64)),
+    "gemma3_text": ("Gemma3ForCausalLM", dict(WINDOWS, head_dim=32, query_pre_attn_scalar=32)),
+    "gemma2": ("Gemma2ForCausalLM", dict(WINDOWS, num_hidden_layers=4, layer_types=["sliding_attention", "full_attention"] * 2, head_dim=32, query_pre_attn_scalar=32)),
+    "gpt_oss": (
+        "GptOssForCausalLM",
+        dict(
+            WINDOWS, num_hidden_layers=4, layer_types=["sliding_attention", "full_attention"] * 2, head_dim=64,
+            num_local_experts=4, num_experts_per_tok=2,
+        ),
+    ),
+    "gemma4_text": (
+        "Gemma4ForCausalLM",
+        dict(WINDOWS, head_dim=32, global_head_dim=64, num_global_key_value_heads=1, hidden_size_per_layer_input=0),
+    ),
+    "qwen2_windows": ("Qwen2ForCausalLM", dict(WINDOWS, use_sliding_window=True)),
+    "ministral": ("MinistralForCausalLM", dict(WINDOWS, head_dim=32)),
+    "exaone4": ("Exaone4ForCausalLM", dict(WINDOWS, head_dim=32)),
     "deepseek_v3": (
         "DeepseekV3ForCausalLM",
         dict(

@@ -9,7 +9,7 @@ from vllm.config.speculative import DraftSampleMethod, RejectionSampleMethod
 from vllm.config.utils import config
 
 from vllm_std.mask import MaskShape
-from vllm_std.plan.models import FULL_ATTENTION, has_alibi
+from vllm_std.plan.models import ATTENDS, FULL_ATTENTION, has_alibi
 
 SelectionPolicy = Literal["verify", "exact", "text", "streaming", "random"]
 STATIC_POLICIES = ("text", "streaming")  # never scored again, so refresh does not apply to them
@@ -66,6 +66,9 @@ class StdConfig(SpeculativeConfig):
 
     costs: Any = field(default=None, init=False)
     """The cost table, once the engine has one (`control.Costs`)."""
+
+    kv_groups: Any = field(default=None, init=False)
+    """The KV cache groups of the engine, once it has them (`seams.blocks.Group`)."""
 
     graph_limit: int = field(default=1024, init=False)
     """Tokens of the longest verifying pass that is captured as one CUDA graph; a longer one takes a GPU longer than its
@@ -255,22 +258,24 @@ def _runtime_refusals(vllm_config):
         yield "--kv-cache-dtype", cache.cache_dtype, f"use {', '.join(CACHE_DTYPES)}"
     if vllm_config.scheduler_config.scheduler_cls is not None:
         yield "--scheduler-cls", vllm_config.scheduler_config.scheduler_cls, "start without it, std brings its own"
+    interleaved = hasattr(vllm_config.model_config.hf_text_config, "hybrid_layer_pattern")
+    if cache.sliding_window is not None and not interleaved:  # of every layer
+        window = f"{vllm_config.model_config.model} (a sliding window of {cache.sliding_window} tokens in every layer)"
+        yield "--model", window, FULL_ATTENTION
     backend = vllm_config.attention_config.backend
     if backend is not None and backend.name not in BACKENDS:
         yield "--attention-backend", backend.name, f"use {' or '.join(BACKENDS)}"
 
 
 def _model_refusals(model):
-    window = model.get_sliding_window()
-    kinds = set(getattr(model.hf_text_config, "layer_types", None) or ()) - {"full_attention"}
+    others = set(getattr(model.hf_text_config, "layer_types", None) or ()) - ATTENDS
     reasons = {
         "not a text generator": model.runner_type != "generate",
         "an encoder-decoder": model.is_encoder_decoder,
         "MLA attention": model.use_mla,
         "without attention": model.is_attention_free,
         "a hybrid of attention and Mamba": model.is_hybrid,
-        f"{' and '.join(sorted(kinds))} layers": bool(kinds),
-        f"a sliding window of {window} tokens": window is not None,
+        f"{' and '.join(sorted(others))} layers": bool(others),
         "reference sliding window attention": getattr(model, "rswa_window", None) is not None,
         "ALiBi positions": has_alibi(model.hf_text_config),
     }

@@ -34,6 +34,7 @@ class TargetAsDraft(worker.TargetDependentARSpeculator):
             shape = (vllm_config.model_config.mrope_num_dims, self.max_num_tokens + 1)
             self.mrope_positions = torch.zeros(shape, dtype=torch.int64, device=device)
         self.rope_offset = torch.zeros(self.max_num_reqs, dtype=torch.int64, device=device)
+        self.true_lens = torch.zeros(self.max_num_reqs, dtype=torch.int32, device=device)  # of windowed layers
         self.drafting, self.faults = False, Faults()
         self.truncation: Any = None  # `seams.truncation.Truncation`, once the runner has a sampler
         self.unseen: Exception | None = None  # what kept a layer's queries from being seen
@@ -51,7 +52,9 @@ class TargetAsDraft(worker.TargetDependentARSpeculator):
         self.inputs_embeds = torch.zeros_like(self.hidden_states) if takes_embeds else None
         self.takes_raw_tokens = worker.requires_raw_input_tokens(target_model)
         self.adapters = worker.Adapters(target_model)
-        self.layers = worker.attention_layers(self.vllm_config)
+        self.layers = worker.full_layers(self.vllm_config)  # which drafts mask; others attend to a sliding window
+        if not self.layers:
+            worker.require_masked_attention(self.vllm_config, None)
         self.layer_list = list(self.layers.values())
         self.scales = [worker.query_scale(layer) for layer in self.layer_list]
         self.asks = POLICIES[self.speculative_config.selection].needs_queries
@@ -78,12 +81,13 @@ class TargetAsDraft(worker.TargetDependentARSpeculator):
             worker.observe_queries(layer, index, see)
 
     def set_attn(self, model_state, kv_cache_config, *args) -> None:
-        worker.require_full_attention(self.vllm_config, self.layer_list, model_state, kv_cache_config)
-        # Own metadata builders over the target's layers; to everyone else std has no layers of its own.
-        self.draft_attn_layer_names = set(self.layers)
-        super().set_attn(model_state, kv_cache_config, *args)
-        self.draft_attn_layer_names = set()
-        self.group = worker.only_group(self.attn_groups)
+        worker.require_masked_attention(self.vllm_config, model_state)
+        super().set_attn(model_state, kv_cache_config, *args)  # to everyone else std has no layers of its own
+        # Own metadata builders over the target's layers.
+        made = worker.draft_groups(self.vllm_config, kv_cache_config, self.device, set(self.layers))
+        self.attn_groups, self.group = made
+        self._configure_decode_metadata_update()
+        worker.require_backends(self.attn_groups)
         spec, options, layer = self.group.kv_cache_spec, self.speculative_config, self.layer_list[0]
         block_size, summaries = self.group.kernel_block_size or spec.block_size, None
         if POLICIES[options.selection].needs_summaries:

@@ -2,9 +2,13 @@
 
 from typing import Any
 
-FULL_ATTENTION = "use a decoder in which every layer attends to the full context (Llama, Qwen2, Qwen3, Qwen2-VL, ...)"
+FULL_ATTENTION = (
+    "use a decoder in which layers attend to the full context, all (Llama, Qwen3, Qwen2-VL, ...) or some beside a "
+    "sliding window (Gemma-3, gpt-oss, ...)"
+)
 SCALED_ALREADY = "su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling"  # in their configs
-FULL = {"full_attention", "attention"}
+FULL, WINDOWED = {"full_attention", "attention"}, {"sliding_attention"}
+ATTENDS = FULL | WINDOWED  # kinds of layers, as configs name them
 
 
 def load(model: str) -> Any:
@@ -30,6 +34,16 @@ def longest_context(config: Any) -> int | None:
     if longest is None or rope.get("rope_type") in (None, "default", "mrope", *SCALED_ALREADY):
         return longest
     return int(longest * rope.get("factor", 1.0))
+
+
+def layer_counts(text: Any) -> tuple[int, int]:
+    """(layers that attend to the whole context, layers that attend to a sliding window); text: a decoder's config."""
+    kinds, layers = getattr(text, "layer_types", None), getattr(text, "num_hidden_layers", None) or 0
+    if kinds:
+        windowed = sum(kind in WINDOWED for kind in kinds[:layers])
+    else:
+        windowed = sum(map(bool, getattr(text, "hybrid_layer_pattern", None) or ()))  # MiMo-V2: 1 for a window
+    return layers - windowed, windowed
 
 
 def has_alibi(text: Any) -> bool:
