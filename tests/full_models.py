@@ -16,6 +16,11 @@ QWEN3 = L8 | dict(num_hidden_layers=36, head_dim=128, intermediate_size=12288, v
 LLAMA3 = L8 | dict(num_hidden_layers=32, intermediate_size=14336, vocab_size=128256)
 VICUNA = L8 | dict(num_hidden_layers=32, num_key_value_heads=32, intermediate_size=11008, vocab_size=32064)
 VICUNA |= dict(model_type="llama")
+GEMMA = dict(max_position_embeddings=131072, sliding_window=1024, vocab_size=262208, tie_word_embeddings=True)
+GEMMA |= dict(num_attention_heads=16, num_key_value_heads=8)
+GPT_OSS = dict(hidden_size=2880, intermediate_size=2880, num_hidden_layers=24, num_attention_heads=64, head_dim=64)
+GPT_OSS |= dict(num_key_value_heads=8, vocab_size=201088, num_local_experts=32, num_experts_per_tok=4)
+GPT_OSS |= dict(sliding_window=128, max_position_embeddings=131072, quantization_config=dict(quant_method="mxfp4"))
 LINEAR = dict(rope_type="linear", rope_theta=1e4, factor=2.5)
 DUAL_CHUNK = dict(chunk_size=262144, local_size=8192, original_max_position_embeddings=262144)
 
@@ -36,6 +41,42 @@ MODELS = {
     "llava-next-video-7b": ("llava_next_video", VICUNA | dict(max_position_embeddings=4096, rope_parameters=LINEAR)),
     "llama-3.1-8b": ("llama", dict(LLAMA3, max_position_embeddings=131072)),
     "qwen3-8b": ("qwen3", dict(QWEN3, max_position_embeddings=40960)),
+    "gpt-oss-20b": ("gpt_oss", GPT_OSS),
+    "gemma-3-12b": (
+        "gemma3",
+        GEMMA | dict(hidden_size=3840, intermediate_size=15360, num_hidden_layers=48, head_dim=256),
+    ),
+    "gemma-3-27b": (
+        "gemma3",
+        GEMMA
+        | dict(
+            hidden_size=5376,
+            intermediate_size=21504,
+            num_hidden_layers=62,
+            head_dim=128,
+            num_attention_heads=32,
+            num_key_value_heads=16,
+            query_pre_attn_scalar=168,
+        ),
+    ),
+    "gemma-4-31b": (
+        "gemma4",
+        GEMMA
+        | dict(
+            hidden_size=5376,
+            intermediate_size=21504,
+            num_hidden_layers=60,
+            head_dim=256,
+            num_attention_heads=32,
+            num_key_value_heads=16,
+            global_head_dim=512,
+            num_global_key_value_heads=4,
+            attention_k_eq_v=True,
+            hidden_size_per_layer_input=0,
+            vocab_size=262144,
+            max_position_embeddings=262144,
+        ),
+    ),
     "qwen2.5-7b-1m": ("qwen2", dict(Q7, max_position_embeddings=1010000, dual_chunk_attention_config=DUAL_CHUNK)),
 }
 # What hf-config-path of configs/ names.

@@ -26,6 +26,8 @@ SUPPORTED_VIDEO = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava_onevision", "lla
 WINDOWED = ("gemma3_text", "gemma2", "gpt_oss", "gemma4_text", "qwen2_windows", "ministral", "exaone4")
 REFUSED = (
     "mistral_sliding",
+    "llama4_text",
+    "qwen3_next",
     "deepseek_v3",
     "mamba2",
     "jamba",
@@ -51,6 +53,7 @@ WINDOWS = dict(
     DECODER, num_hidden_layers=3, sliding_window=64,
     layer_types=["sliding_attention", "sliding_attention", "full_attention"],
 )  # fmt: skip
+TURNS = dict(num_hidden_layers=4, layer_types=["sliding_attention", "full_attention"] * 2)
 HEADS = dict(num_hidden_layers=2, hidden_size=128, num_attention_heads=4, vocab_size=VOCAB, **SPECIAL)
 EMBEDDING_SCALE = 50
 VISION = dict(initializer_range=0.1, patch_size=14)
@@ -147,13 +150,13 @@ CONFIGS = {
     ),
     "mistral_sliding": ("MistralForCausalLM", dict(DECODER, sliding_window=64)),
     "gemma3_text": ("Gemma3ForCausalLM", dict(WINDOWS, head_dim=32, query_pre_attn_scalar=32)),
-    "gemma2": ("Gemma2ForCausalLM", dict(WINDOWS, num_hidden_layers=4, layer_types=["sliding_attention", "full_attention"] * 2, head_dim=32, query_pre_attn_scalar=32)),
+    "gemma2": (
+        "Gemma2ForCausalLM",
+        dict(WINDOWS | TURNS, head_dim=32, query_pre_attn_scalar=32, tie_word_embeddings=True),
+    ),
     "gpt_oss": (
         "GptOssForCausalLM",
-        dict(
-            WINDOWS, num_hidden_layers=4, layer_types=["sliding_attention", "full_attention"] * 2, head_dim=64,
-            num_local_experts=4, num_experts_per_tok=2,
-        ),
+        dict(WINDOWS | TURNS, head_dim=64, num_local_experts=4, num_experts_per_tok=2),
     ),
     "gemma4_text": (
         "Gemma4ForCausalLM",
@@ -162,6 +165,8 @@ CONFIGS = {
     "qwen2_windows": ("Qwen2ForCausalLM", dict(WINDOWS, use_sliding_window=True)),
     "ministral": ("MinistralForCausalLM", dict(WINDOWS, head_dim=32)),
     "exaone4": ("Exaone4ForCausalLM", dict(WINDOWS, head_dim=32)),
+    "llama4_text": ("Llama4ForCausalLM", dict(DECODER, num_hidden_layers=4, num_local_experts=2)),
+    "qwen3_next": ("Qwen3NextForCausalLM", dict(DECODER, num_hidden_layers=4, num_experts=2, num_experts_per_tok=1)),
     "deepseek_v3": (
         "DeepseekV3ForCausalLM",
         dict(
@@ -285,7 +290,8 @@ def _write(name: str, folder: Path) -> None:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             model = model_class(config)
-        model.get_input_embeddings().weight.data.mul_(EMBEDDING_SCALE)
+        if not config.get_text_config().tie_word_embeddings:  # else logits are scaled as well, and one token wins
+            model.get_input_embeddings().weight.data.mul_(EMBEDDING_SCALE)
         model.save_pretrained(folder)
         weights = load_file(folder / "model.safetensors")
         # Transformers 5 has dropped a level from SigLIP's names that checkpoints, and vLLM, still have.

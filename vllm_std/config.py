@@ -9,7 +9,7 @@ from vllm.config.speculative import DraftSampleMethod, RejectionSampleMethod
 from vllm.config.utils import config
 
 from vllm_std.mask import MaskShape
-from vllm_std.plan.models import ATTENDS, FULL_ATTENTION, has_alibi
+from vllm_std.plan.models import ATTENDS, FULL_ATTENTION, has_alibi, interleaves
 
 SelectionPolicy = Literal["verify", "exact", "text", "streaming", "random"]
 STATIC_POLICIES = ("text", "streaming")  # never scored again, so refresh does not apply to them
@@ -232,7 +232,7 @@ def _refuse(option: str, value: Any, meaningless: bool, works: str) -> None:
 
 def refuse_unsupported(vllm_config) -> None:
     """Raise ValueError for the first setting std cannot honour, naming it, its value and what works."""
-    for option, value, works in [*_runtime_refusals(vllm_config), *_model_refusals(vllm_config.model_config)]:
+    for option, value, works in [*_runtime_refusals(vllm_config), *_model_refusals(vllm_config)]:
         raise ValueError(f"speculative method 'std' does not support {option}={value}: {works}.")
     options, block_size = vllm_config.speculative_config, vllm_config.cache_config.block_size
     if block_size:  # else the attention backend chooses it, and the worker checks
@@ -258,16 +258,13 @@ def _runtime_refusals(vllm_config):
         yield "--kv-cache-dtype", cache.cache_dtype, f"use {', '.join(CACHE_DTYPES)}"
     if vllm_config.scheduler_config.scheduler_cls is not None:
         yield "--scheduler-cls", vllm_config.scheduler_config.scheduler_cls, "start without it, std brings its own"
-    interleaved = hasattr(vllm_config.model_config.hf_text_config, "hybrid_layer_pattern")
-    if cache.sliding_window is not None and not interleaved:  # of every layer
-        window = f"{vllm_config.model_config.model} (a sliding window of {cache.sliding_window} tokens in every layer)"
-        yield "--model", window, FULL_ATTENTION
     backend = vllm_config.attention_config.backend
     if backend is not None and backend.name not in BACKENDS:
         yield "--attention-backend", backend.name, f"use {' or '.join(BACKENDS)}"
 
 
-def _model_refusals(model):
+def _model_refusals(vllm_config):
+    model, window = vllm_config.model_config, vllm_config.cache_config.sliding_window  # None where layers differ
     others = set(getattr(model.hf_text_config, "layer_types", None) or ()) - ATTENDS
     reasons = {
         "not a text generator": model.runner_type != "generate",
@@ -276,6 +273,7 @@ def _model_refusals(model):
         "without attention": model.is_attention_free,
         "a hybrid of attention and Mamba": model.is_hybrid,
         f"{' and '.join(sorted(others))} layers": bool(others),
+        f"a sliding window of {window} tokens in every layer": window and not interleaves(model.hf_text_config),
         "reference sliding window attention": getattr(model, "rswa_window", None) is not None,
         "ALiBi positions": has_alibi(model.hf_text_config),
     }

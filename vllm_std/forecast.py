@@ -7,7 +7,7 @@ from typing import Any
 from vllm_std import advice
 from vllm_std.control.shape import Shape
 from vllm_std.plan.limits import WORKING
-from vllm_std.plan.models import layer_counts
+from vllm_std.plan.models import full_layers
 from vllm_std.seams import graphs, memory, probe
 from vllm_std.selection import POLICIES
 
@@ -31,7 +31,7 @@ def _memory(config: Any) -> tuple[int, float]:
     model, options, (fixed, share) = config.model_config, config.speculative_config, memory.needs(config)
     if not POLICIES[options.selection].needs_queries:
         return fixed, share
-    layers, heads = layer_counts(model.hf_text_config)[0], model.get_num_attention_heads(config.parallel_config)
+    layers, heads = len(full_layers(model.hf_text_config)), model.get_num_attention_heads(config.parallel_config)
     queries = config.scheduler_config.max_num_seqs * (options.num_speculative_tokens + 1) * heads
     return fixed + layers * queries * model.get_head_size() * model.dtype.itemsize, share
 

@@ -107,18 +107,20 @@ class TargetAsDraft(worker.TargetDependentARSpeculator):
 
     def _announce(self, kv_bytes: int) -> None:
         options, mask, heads = self.speculative_config, self.selector.mask, self.layer_list[0].num_heads
-        others = selection_bytes(options, mask.block_size, len(self.layers), self.max_num_reqs, heads)
+        full, layers = len(self.layers), len(worker.attention_layers(self.vllm_config))
+        others = selection_bytes(options, mask.block_size, full, self.max_num_reqs, heads)
         budget = f"{options.top_k} tokens" if isinstance(options.top_k, int) else f"{options.top_k:.1%} of the context"
         queries = self.queries.kept.nbytes
         summaries = self.selector.summaries.means.nbytes if self.selector.summaries else 0
         taken = queries + summaries + others
         logger.info_once(
             "std: the target drafts %s%d tokens a round over %s of its own KV cache, at most %d blocks of %d (sink %d, "
-            "top-K %d, then a recent window of %d tokens), selection=%s, in all %d attention layers on %s. Room for "
+            "top-K %d, then a recent window of %d tokens), selection=%s, in %s attention layers on %s. Room for "
             "KV is %.1f %% less than without: key summaries take %.1f MiB, observation queries %.1f, selection %.1f.",
             "up to " if options.adaptive else "", self.gamma, budget, mask.num_blocks, mask.block_size, mask.sink,
             mask.top, mask.recent, options.selection,
-            len(self.layers), self.group.backend.get_name(), 100 * taken / (taken + kv_bytes), summaries / 2**20,
+            f"all {full}" if full == layers else f"{full} of {layers}", self.group.backend.get_name(),
+            100 * taken / (taken + kv_bytes), summaries / 2**20,
             queries / 2**20, others / 2**20,
         )  # fmt: skip
         self._advise((queries + others) // self.max_num_reqs)

@@ -36,14 +36,23 @@ def longest_context(config: Any) -> int | None:
     return int(longest * rope.get("factor", 1.0))
 
 
-def layer_counts(text: Any) -> tuple[int, int]:
-    """(layers that attend to the whole context, layers that attend to a sliding window); text: a decoder's config."""
-    kinds, layers = getattr(text, "layer_types", None), getattr(text, "num_hidden_layers", None) or 0
-    if kinds:
-        windowed = sum(kind in WINDOWED for kind in kinds[:layers])
-    else:
-        windowed = sum(map(bool, getattr(text, "hybrid_layer_pattern", None) or ()))  # MiMo-V2: 1 for a window
-    return layers - windowed, windowed
+def windowed_layers(text: Any) -> list[int]:
+    """Those of a decoder's layers that attend to a sliding window; text: its config."""
+    kinds = getattr(text, "layer_types", None)
+    if kinds is None:  # MiMo-V2 has 1 for a window
+        kinds = ["sliding_attention" * bool(kind) for kind in getattr(text, "hybrid_layer_pattern", None) or ()]
+    layers = getattr(text, "num_hidden_layers", None) or 0
+    return [layer for layer, kind in enumerate(kinds[:layers]) if kind in WINDOWED]
+
+
+def full_layers(text: Any) -> list[int]:
+    """Those that attend to the whole context."""
+    return sorted(set(range(getattr(text, "num_hidden_layers", None) or 0)) - set(windowed_layers(text)))
+
+
+def interleaves(text: Any) -> bool:
+    """Whether layers of both kinds are there, as far as the config names them."""
+    return bool(windowed_layers(text) and full_layers(text))
 
 
 def has_alibi(text: Any) -> bool:
@@ -54,14 +63,19 @@ def has_alibi(text: Any) -> bool:
 
 
 def _refusals(config: Any, text: Any):
-    kinds = set(getattr(text, "layer_types", None) or getattr(text, "layers_block_type", None) or ()) - FULL
+    kinds = set(getattr(text, "layer_types", None) or getattr(text, "layers_block_type", None) or ()) - ATTENDS
     window = getattr(text, "sliding_window", None)
     reasons = {
         "an encoder-decoder": config.is_encoder_decoder,
         "MLA attention": getattr(text, "kv_lora_rank", None) is not None,
         "without attention": not getattr(text, "num_attention_heads", None),
         f"{' and '.join(sorted(kinds))} layers": bool(kinds),
-        f"a sliding window of {window} tokens": bool(window),
+        f"a sliding window of {window} tokens in every layer": _all_windowed(text, window),
         "ALiBi positions": has_alibi(text),
     }
     return [reason for reason, applies in reasons.items() if applies]
+
+
+def _all_windowed(text: Any, window: int | None) -> bool:
+    told = any(getattr(text, name, None) for name in ("layer_types", "hybrid_layer_pattern"))
+    return not full_layers(text) if told else bool(window)

@@ -36,7 +36,9 @@ def calibrate(executor) -> None:
         with Faults().caught("calibration"):
             points.extend(_measure(executor, began + SECONDS))
         if len({point.kv for point in points}) > len({point.batch for point in points}):
-            found = Costs.fit(points, f"measured on {_device()}")
+            from vllm_std.control.roofline import engine_windows
+
+            found = Costs.fit(points, f"measured on {_device()}", engine_windows(vllm_config, _device()))
             _save(found, path)
     elif found is not None:
         found.source += f", kept in {path}"

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from vllm_std.plan.models import layer_counts
+from vllm_std.plan.models import full_layers
 
 
 def needs(vllm_config: Any, specs: dict[str, Any] | None = None) -> tuple[int, float]:
@@ -14,7 +14,7 @@ def needs(vllm_config: Any, specs: dict[str, Any] | None = None) -> tuple[int, f
 
     model, options, cache = vllm_config.model_config, vllm_config.speculative_config, vllm_config.cache_config
     reqs, heads = vllm_config.scheduler_config.max_num_seqs, model.get_num_attention_heads(vllm_config.parallel_config)
-    layers = layer_counts(model.hf_text_config)[0]
+    layers = len(full_layers(model.hf_text_config))
     fixed, share = selection_bytes(options, cache.block_size, layers, reqs, heads), 0.0
     if POLICIES[options.selection].needs_summaries:
         share = _summaries(vllm_config) * _full_part(vllm_config, specs)
@@ -40,8 +40,8 @@ def _full_part(vllm_config: Any, specs: dict[str, Any] | None) -> float:
     if not vllm_config.scheduler_config.disable_hybrid_kv_cache_manager:
         return 1.0
     if specs is None:
-        full, windowed = layer_counts(vllm_config.model_config.hf_text_config)
-        return full / (full + windowed)
+        text = vllm_config.model_config.hf_text_config
+        return len(full_layers(text)) / text.num_hidden_layers
     from vllm_std.seams.groups import is_full
 
     pages = {name: spec.page_size_bytes for name, spec in specs.items()}
