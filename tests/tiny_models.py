@@ -17,13 +17,15 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 SUPPORTED_TEXT = ("llama", "qwen2", "qwen3")
 MORE_TEXT = ("gpt2", "opt", "phi3", "granite", "gpt_neox", "glm4")
 EXPERTS = ("qwen3_moe", "mixtral")
+WINDOWED_IMAGES = ("gemma3",)
 SUPPORTED_VIDEO = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava_onevision", "llava_next_video")
-WINDOWED = ("gemma3_text", "gemma2", "gpt_oss", "gemma4_text", "qwen2_windows", "ministral", "exaone4")
+WINDOWED = ("gemma3_text", "gemma2", "gpt_oss", "gemma4_text", "ministral", "exaone4")
 REFUSED = (
     "mistral_sliding",
     "llama4_text",
@@ -39,7 +41,7 @@ REFUSED = (
 DEMO_MODEL = Path(__file__).parents[1] / "vllm_std/demo/tiny-sign-vlm"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 VOCAB = 704
-IMAGE_TOKEN, VIDEO_TOKEN = 678, 679
+IMAGE_TOKEN, VIDEO_TOKEN, VISION_START, VISION_END = 678, 679, 675, 676
 FRAME = 112  # pixels; 16 visual tokens for every two frames in Qwen2-VL and Qwen2.5-VL
 LLAVA_FRAME = 84  # LLaVA-OneVision resizes to this: 9 visual tokens for every frame, and one at the end
 NEXT_FRAME = 224  # LLaVA-NeXT-Video: 64 visual tokens for every frame; vLLM divides by zero below 196
@@ -150,6 +152,18 @@ CONFIGS = {
     ),
     "mistral_sliding": ("MistralForCausalLM", dict(DECODER, sliding_window=64)),
     "gemma3_text": ("Gemma3ForCausalLM", dict(WINDOWS, head_dim=32, query_pre_attn_scalar=32)),
+    "gemma3": (
+        "Gemma3ForConditionalGeneration",
+        dict(
+            text_config=dict(WINDOWS, head_dim=32, query_pre_attn_scalar=32), mm_tokens_per_image=16,
+            vision_config=dict(
+                VISION, model_type="siglip_vision_model", num_hidden_layers=2, hidden_size=64, intermediate_size=128,
+                num_attention_heads=2, image_size=FRAME, vision_use_head=False,
+            ),
+            boi_token_index=VISION_START, eoi_token_index=VISION_END, image_token_index=IMAGE_TOKEN,
+            tie_word_embeddings=False, **SPECIAL,
+        ),
+    ),
     "gemma2": (
         "Gemma2ForCausalLM",
         dict(WINDOWS | TURNS, head_dim=32, query_pre_attn_scalar=32, tie_word_embeddings=True),
@@ -162,7 +176,6 @@ CONFIGS = {
         "Gemma4ForCausalLM",
         dict(WINDOWS, head_dim=32, global_head_dim=64, num_global_key_value_heads=1, hidden_size_per_layer_input=0),
     ),
-    "qwen2_windows": ("Qwen2ForCausalLM", dict(WINDOWS, use_sliding_window=True)),
     "ministral": ("MinistralForCausalLM", dict(WINDOWS, head_dim=32)),
     "exaone4": ("Exaone4ForCausalLM", dict(WINDOWS, head_dim=32)),
     "llama4_text": ("Llama4ForCausalLM", dict(DECODER, num_hidden_layers=4, num_local_experts=2)),
@@ -235,6 +248,15 @@ PREPROCESSORS = {
         ),
     },
 }  # fmt: skip
+GEMMA_TOKENS = dict(image_token="<|image_pad|>", boi_token="<|vision_start|>", eoi_token="<|vision_end|>")
+PREPROCESSORS["gemma3"] = {
+    "preprocessor_config": dict(
+        image_processor_type="Gemma3ImageProcessor", size=dict(height=FRAME, width=FRAME), do_pan_and_scan=False
+    ),
+    "processor_config": dict(processor_class="Gemma3Processor", image_seq_length=16),
+    "tokenizer_config": json.loads((DEMO_MODEL / "tokenizer_config.json").read_text())
+    | dict(extra_special_tokens=GEMMA_TOKENS),
+}
 PREPROCESSORS["qwen2_5_vl"] = PREPROCESSORS["qwen2_vl"]
 
 
@@ -306,6 +328,14 @@ def _write(name: str, folder: Path) -> None:
 def noise_video(num_frames: int, seed: int) -> np.ndarray:
     """[num_frames, FRAME, FRAME, 3] uint8."""
     return np.random.default_rng(seed).integers(0, 256, (num_frames, FRAME, FRAME, 3), dtype=np.uint8)
+
+
+def image_prompt(name: str, image: np.ndarray) -> dict:
+    """A vLLM prompt for a model of WINDOWED_IMAGES: one image, [height, width, 3] uint8, and a question."""
+    return {
+        "prompt": "<|im_start|>user\n<|vision_start|>What is to be seen?<|im_end|>\n<|im_start|>assistant\n",
+        "multi_modal_data": {"image": Image.fromarray(image)},
+    }
 
 
 def video_prompt(name: str, frames: np.ndarray) -> dict:

@@ -138,7 +138,8 @@ class StdSpeculator(TargetAsDraft):
         self.input_buffers.positions[:num_reqs] = length - 1
         self.sample_src_positions[:num_reqs] = length - 1
         self.current_draft_step.zero_()
-        self.true_lens.zero_()
+        if self.has_windows:
+            self.true_lens.zero_()  # for rows that no request has
         worker.prepare_decode_inputs(
             self.draft_tokens[:num_reqs, 0], input_batch.seq_lens, num_rejected, self.input_buffers,
             self.sample_src_positions, self.max_model_len, self.max_num_reqs,
@@ -183,6 +184,7 @@ class StdSpeculator(TargetAsDraft):
         try:
             self.adapters.map(np.ones(num_reqs, dtype=np.int64), padding=batch_desc.num_tokens - num_reqs)
             if batch_desc.cg_mode == FULL:
+                self._map_windowed_tables()
                 for _ in range(gamma):
                     self.decode_cudagraph_manager.run_fullgraph(batch_desc)
             else:
@@ -238,7 +240,7 @@ class StdSpeculator(TargetAsDraft):
 
     def _update_true_lens(self, num_reqs: int) -> None:
         """What windowed layers attend to: all up to the drafted token; of a row that does not draft next to nothing."""
-        if len(self.attn_groups) > 1 or len(self.attn_groups[0]) > 1:
+        if self.has_windows:
             drafts, positions = self.idx_mapping[:num_reqs] >= 0, self.input_buffers.positions[:num_reqs]
             true = torch.where(drafts, positions + 1, self.input_buffers.seq_lens[:num_reqs])
             self.true_lens[:num_reqs].copy_(true)

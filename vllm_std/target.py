@@ -35,7 +35,7 @@ class TargetAsDraft(worker.TargetDependentARSpeculator):
             self.mrope_positions = torch.zeros(shape, dtype=torch.int64, device=device)
         self.rope_offset = torch.zeros(self.max_num_reqs, dtype=torch.int64, device=device)
         self.true_lens = torch.zeros(self.max_num_reqs, dtype=torch.int32, device=device)  # of windowed layers
-        self.drafting, self.faults = False, Faults()
+        self.drafting, self.has_windows, self.faults = False, False, Faults()
         self.truncation: Any = None  # `seams.truncation.Truncation`, once the runner has a sampler
         self.unseen: Exception | None = None  # what kept a layer's queries from being seen
 
@@ -86,6 +86,7 @@ class TargetAsDraft(worker.TargetDependentARSpeculator):
         # Own metadata builders over the target's layers.
         made = worker.draft_groups(self.vllm_config, kv_cache_config, self.device, set(self.layers))
         self.attn_groups, self.group = made
+        self.has_windows = sum(map(len, self.attn_groups)) > 1
         self._configure_decode_metadata_update()
         worker.require_backends(self.attn_groups)
         spec, options, layer = self.group.kv_cache_spec, self.speculative_config, self.layer_list[0]
@@ -104,6 +105,11 @@ class TargetAsDraft(worker.TargetDependentARSpeculator):
         """[max_num_reqs, blocks] int32, always at the same address."""
         table = self.block_tables.input_block_tables[self.group.kv_cache_group_id]
         return self.group.map_to_kernel_block_table(table)
+
+    def _map_windowed_tables(self) -> None:
+        """Graphs read the tables of kernel blocks, where a backend has smaller blocks than the KV cache manager."""
+        for group in (group for groups in self.attn_groups for group in groups if group is not self.group):
+            group.map_to_kernel_block_table(self.block_tables.input_block_tables[group.kv_cache_group_id])
 
     def _announce(self, kv_bytes: int) -> None:
         options, mask, heads = self.speculative_config, self.selector.mask, self.layer_list[0].num_heads

@@ -116,7 +116,8 @@ def _mlp(text: Any, hidden: int, layers: int) -> tuple[int, int, float]:
     shared = (_first(text, "n_shared_experts") or 0) * expert
     shared += matrices * hidden * (_first(text, "shared_expert_intermediate_size") or 0)
     share = (_first(text, *EXPERTS_PER_TOKEN) or 1) / experts
-    return (layers - sparse) * dense + sparse * shared, sparse * experts * expert, share
+    beside = sparse if getattr(text, "enable_moe_block", False) else 0  # Gemma-4 has both in a layer
+    return (layers - sparse + beside) * dense + sparse * shared, sparse * experts * expert, share
 
 
 def _packs_experts_alone(config: Any) -> bool:
