@@ -21,11 +21,12 @@ def _window(spec: Any) -> int:
     return spec.sliding_window if isinstance(spec, SlidingWindowSpec) else 0
 
 
-def tokens_that_fit(groups: list[Group], blocks: int) -> int:
-    """Tokens of a request in so many blocks of all groups; less than 1 where its windows alone do not fit."""
-    left = blocks - sum(cdiv(window, size) + 2 for size, window in groups if window)
+def tokens_that_fit(groups: list[Group], blocks: int, room: int) -> int:
+    """Tokens of a request in so many blocks of all groups, if it is to have `room` for more; less than 1 where that
+    alone does not fit."""
+    left = blocks - sum(cdiv(window + room, size) + 1 for size, window in groups if window)
     whole = [size for size, window in groups if not window]
-    return left // len(whole) * min(whole) if whole else 0
+    return left // len(whole) * min(whole) - room
 
 
 def block_ids(groups: list[Group], batch: int, context: int, room: int) -> Iterator[tuple[list[int], ...]]:

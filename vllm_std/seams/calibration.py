@@ -131,7 +131,7 @@ def _loads(vllm_config, blocks: int, room: int) -> Iterator[tuple[int, int]]:
     fits = [batch for batch in fits if batch * (1 + options.num_speculative_tokens) <= scheduler.max_num_batched_tokens]
 
     def context(batch: int) -> int:
-        return min(longest, MAX_TOKENS // batch, tokens_that_fit(_groups(vllm_config), blocks // batch) - room)
+        return min(longest, MAX_TOKENS // batch, tokens_that_fit(_groups(vllm_config), blocks // batch, room))
 
     if not fits:
         return
