@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import transformers
-from tiny_models import CONFIGS, DEMO_MODEL, IMAGE_TOKEN, SPECIAL, TOKENIZER_FILES, VIDEO_TOKEN
+from tiny_models import CONFIGS, DEMO_MODEL, IMAGE_TOKEN, PREPROCESSORS, SPECIAL, TOKENIZER_FILES, VIDEO_TOKEN
 
 Q7 = dict(hidden_size=3584, num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4, vocab_size=152064)
 Q72 = dict(hidden_size=8192, num_hidden_layers=80, num_attention_heads=64, num_key_value_heads=8, vocab_size=152064)
@@ -60,7 +60,7 @@ MODELS = {
         ),
     ),
     "gemma-4-31b": (
-        "gemma4",
+        "gemma4_text",
         GEMMA
         | dict(
             hidden_size=5376,
@@ -91,11 +91,23 @@ VISION = {
         image_grid_pinpoints=[[384, 384]],
     ),
     "llava_next_video": dict(image_grid_pinpoints=[[336, 336]]),
+    "gemma3": dict(
+        vision_config=dict(
+            model_type="siglip_vision_model", hidden_size=1152, intermediate_size=4304, num_hidden_layers=27,
+            num_attention_heads=16, image_size=896, patch_size=14, vision_use_head=False,
+        ),
+        mm_tokens_per_image=256,
+    ),
 }  # fmt: skip
 QWEN_PROCESSORS = {"preprocessor_config": dict(image_processor_type="Qwen2VLImageProcessor")}
 PROCESSORS = {
     "qwen2_vl": QWEN_PROCESSORS,
     "qwen2_5_vl": QWEN_PROCESSORS,
+    "gemma3": PREPROCESSORS["gemma3"]
+    | {
+        "preprocessor_config": dict(image_processor_type="Gemma3ImageProcessor", size=dict(height=896, width=896)),
+        "processor_config": dict(processor_class="Gemma3Processor", image_seq_length=256),
+    },
     "qwen3_vl": {
         "preprocessor_config": dict(image_processor_type="Qwen2VLImageProcessor", patch_size=16),
         "video_preprocessor_config": dict(video_processor_type="Qwen3VLVideoProcessor"),

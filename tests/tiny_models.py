@@ -248,6 +248,11 @@ PREPROCESSORS = {
         ),
     },
 }  # fmt: skip
+NEWLINES = [
+    dict(id=699 + n, content="\n" * n, single_word=False, lstrip=False, rstrip=False, normalized=False, special=False)
+    for n in range(1, 5)
+]  # vLLM looks for them in Gemma-3's vocabulary
+TOKENIZER = json.loads((DEMO_MODEL / "tokenizer.json").read_text())
 GEMMA_TOKENS = dict(image_token="<|image_pad|>", boi_token="<|vision_start|>", eoi_token="<|vision_end|>")
 PREPROCESSORS["gemma3"] = {
     "preprocessor_config": dict(
@@ -256,6 +261,7 @@ PREPROCESSORS["gemma3"] = {
     "processor_config": dict(processor_class="Gemma3Processor", image_seq_length=16),
     "tokenizer_config": json.loads((DEMO_MODEL / "tokenizer_config.json").read_text())
     | dict(extra_special_tokens=GEMMA_TOKENS),
+    "tokenizer": TOKENIZER | dict(added_tokens=TOKENIZER["added_tokens"] + NEWLINES),
 }
 PREPROCESSORS["qwen2_5_vl"] = PREPROCESSORS["qwen2_vl"]
 
@@ -312,8 +318,8 @@ def _write(name: str, folder: Path) -> None:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             model = model_class(config)
-        if not config.get_text_config().tie_word_embeddings:  # else logits are scaled as well, and one token wins
-            model.get_input_embeddings().weight.data.mul_(EMBEDDING_SCALE)
+        tied = config.get_text_config().tie_word_embeddings  # then a token's own logit would be the highest
+        model.get_input_embeddings().weight.data.mul_(1 / 5 if tied else EMBEDDING_SCALE)
         model.save_pretrained(folder)
         weights = load_file(folder / "model.safetensors")
         # Transformers 5 has dropped a level from SigLIP's names that checkpoints, and vLLM, still have.
