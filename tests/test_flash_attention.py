@@ -172,7 +172,7 @@ WRONG = {
     "has gaps": [dict(block_table=ints(1, 2, 0, 3, 0, 5).view(3, 2).t())],
     "not int32": [dict(seqused_k=torch.tensor([5, 33]))],
     "queries are": [dict(q=torch.randn(4, 4, 8).bfloat16())],
-    "not full attention": [dict(window_size=[7, 0]), dict(fa_version=2), dict(softcap=1.0)],
+    "neither full attention nor a sliding window": [dict(window_size=[7, 7]), dict(fa_version=2)],
 }
 
 

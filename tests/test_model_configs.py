@@ -69,7 +69,7 @@ def test_vllms_parser_takes_it_and_std_takes_the_model(name, full):
     assert type(config.speculative_config) is StdConfig
     assert config.speculative_config.top_k == said["speculative-config"]["top_k"]
     assert config.model_config.max_model_len == said["max-model-len"], "the model takes as much"
-    heads = config.model_config.hf_text_config.num_key_value_heads
+    heads = config.model_config.get_total_num_kv_heads()
     assert heads % said.get("tensor-parallel-size", 1) == 0
 
 

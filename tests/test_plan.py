@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
 
+import full_models
 import pytest
 import transformers
 from conftest import ROOT
@@ -20,8 +21,11 @@ import gpu_report  # noqa: E402
 from gpu_parts import QWEN2_7B, SHAPES, TINY, VICUNA_7B, std  # noqa: E402
 
 from vllm_std.cli import app  # noqa: E402
+from vllm_std.control import Costs  # noqa: E402
 from vllm_std.control.roofline import Shape, device_named, estimate, for_engine, kv_seconds, pass_parts  # noqa: E402
 from vllm_std.mask import MaskShape  # noqa: E402
+from vllm_std.plan.limits import memory, shares  # noqa: E402
+from vllm_std.plan.models import load as load_config  # noqa: E402
 from vllm_std.plan.predict import Load, best_of, cells, plain_seconds, tokens_a_round  # noqa: E402
 
 pytestmark = [pytest.mark.fast, pytest.mark.once]
@@ -165,6 +169,87 @@ def test_few_tokens_read_few_experts():
     assert moe.stored == pytest.approx(93.4e9, rel=0.01) and moe.active == pytest.approx(12.7e9, rel=0.02)
     assert moe.weights_read(1) == pytest.approx(2 * moe.active, rel=0.01)
     assert moe.weights_read(64) == pytest.approx(moe.weights + moe.experts)
+
+
+GPT_OSS = dict(full_models.GPT_OSS, dtype="bfloat16")
+GEMMA_27B = dict(full_models.MODELS["gemma-3-27b"][1], dtype="bfloat16")
+GEMMA_4 = dict(full_models.MODELS["gemma-4-31b"][1], dtype="bfloat16")
+
+
+def windowed(config, context=65536, batch=8, **options) -> Load:
+    return Load(Shape.of(config, **options), device_named("H100"), batch, context, (1, 3, 5), (1024,), (0.9,))
+
+
+def test_kv_of_sliding_windows_is_bounded():
+    """Full layers' KV grows with the context and windowed layers' does not, in time and in memory."""
+    shape = Shape.of(transformers.Gemma3TextConfig(**GEMMA_27B))
+    assert (shape.layers, shape.full, shape.window) == (62, 10, 1024)
+    token = 2 * 16 * 128 * 2  # bytes of a layer
+    assert shape.kv_bytes == 10 * token and shape.window_bytes(10**6) == 52 * 1024 * token
+    assert shape.window_bytes(100) == 52 * 100 * token
+    for context in (2048, 65536):
+        loads = (
+            windowed(transformers.Gemma3TextConfig(**GEMMA_27B), context),
+            windowed(transformers.Gemma3TextConfig(**GEMMA_27B), 2 * context),
+        )
+        one, two = map(plain_seconds, loads)
+        assert two - one == pytest.approx(8 * context * kv_seconds(shape, loads[0].device))
+        drafts = [best_of(cells(load)).draft_ms for load in loads]
+        assert drafts[0] == pytest.approx(drafts[1]), "a mask is as long, and so are the windows"
+        sizes = [memory(load)["kv_bytes"] / 8 - shape.window_bytes(context) for load in loads]
+        assert sizes[1] / sizes[0] == pytest.approx(2, rel=0.01)
+
+
+def test_a_round_reads_the_windows_of_a_request_in_each_pass(tmp_path):
+    asked = windowed(transformers.Gemma3TextConfig(**GEMMA_27B))
+    costs = estimate(asked.shape, asked.device, MaskShape.plan(1024, 16, 64, 16, 65536), 8, 5, asked.context)
+    without = replace(costs, windows=0.0)
+    assert costs.windows == pytest.approx(asked.shape.window_bytes(65536) / (0.98 * asked.device.bandwidth))
+    for length in (0, 1, 5):
+        more = costs.round(length, 8, asked.kv) - without.round(length, 8, asked.kv)
+        assert more == pytest.approx(8 * costs.windows), "of requests, not of the drafts they verify"
+    costs.save(tmp_path / "costs.json")
+    assert Costs.load(tmp_path / "costs.json").windows == costs.windows
+
+
+def test_layers_of_different_heads_are_counted_as_they_are():
+    """Gemma-4's full layers have fewer and larger KV heads than its windowed ones."""
+    shape = Shape.of(transformers.Gemma4TextConfig(**GEMMA_4))
+    assert (shape.full, shape.kv_heads, shape.head_size) == (10, 4, 512)
+    assert shape.kv_bytes == 10 * 2 * 4 * 512 * 2 and shape.windowed_bytes == 50 * 2 * 16 * 256 * 2
+    assert shape.stored == pytest.approx(61e9, rel=0.03)
+
+
+def test_experts_packed_in_four_bits_stand_beside_attention_that_is_not():
+    shape = Shape.of(transformers.GptOssConfig(**GPT_OSS))
+    assert (shape.full, shape.windowed, shape.window) == (12, 12, 128)
+    assert shape.stored == pytest.approx(13.8e9, rel=0.05), "as published"
+    assert shape.active == pytest.approx(3.6e9, rel=0.1)
+
+
+def test_a_draft_pass_of_many_requests_reads_the_experts_that_a_dense_pass_reads():
+    """So that drafting saves the reading of KV and nothing else."""
+    config = transformers.GptOssConfig(**GPT_OSS)
+    few, many = (windowed(config, 32768, batch) for batch in (1, 64))
+    assert many.shape.weights_read(64) == pytest.approx(many.shape.weights + many.shape.experts, rel=0.01)
+    assert few.shape.weights_read(1) < 0.4 * many.shape.weights_read(64)
+    for load in (few, many):
+        weights = shares(load, best_of(cells(load)))["draft step"]["weights"] * best_of(cells(load)).draft_ms / 1e3
+        read = load.shape.weights_read(load.batch) / (0.85 * load.device.bandwidth)
+        assert weights == pytest.approx(read, rel=0.01)
+
+
+@pytest.mark.parametrize("config, reason", [
+    (transformers.Llama4TextConfig(num_hidden_layers=4), "chunked_attention layers"),
+    (transformers.MistralConfig(sliding_window=64), "a sliding window of 64 tokens in every layer"),
+    (transformers.Gemma3TextConfig(num_hidden_layers=6), None), (transformers.GptOssConfig(num_hidden_layers=4), None),
+])  # fmt: skip
+def test_a_model_is_refused_by_what_its_config_says(config, reason, tmp_path):
+    config.save_pretrained(tmp_path)
+    if reason is None:
+        return load_config(str(tmp_path))
+    with pytest.raises(ValueError, match=reason):
+        load_config(str(tmp_path))
 
 
 def test_shares_by_position_are_the_tokens_they_add():

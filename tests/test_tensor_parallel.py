@@ -165,3 +165,16 @@ def test_a_fault_of_one_rank_ends_the_engine_before_ranks_verify_different_draft
     with pytest.raises(Exception, match="injected"):
         greedy(llm, LONG, TOKENS)
     engines.close()
+
+
+@pytest.mark.supports("tensor parallelism (two CPU processes)")
+def test_models_with_sliding_windows(engines, plain, models, monkeypatch):
+    """Each rank has its heads of the full layers and of the windowed ones."""
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    expected = plain(models("ministral"), LONG + SHORT, TOKENS, tensor_parallel_size=2)
+    llm = engines(models("ministral"), std(num_speculative_tokens=GAMMA), tensor_parallel_size=2)
+    with Acceptance(llm) as seen:
+        assert greedy(llm, LONG + SHORT, TOKENS) == expected
+    assert 0 < seen.accepted < seen.drafted
+    del llm, seen
+    engines.close()

@@ -17,15 +17,19 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 SUPPORTED_TEXT = ("llama", "qwen2", "qwen3")
 MORE_TEXT = ("gpt2", "opt", "phi3", "granite", "gpt_neox", "glm4")
 EXPERTS = ("qwen3_moe", "mixtral")
+WINDOWED_IMAGES = ("gemma3",)
 SUPPORTED_VIDEO = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava_onevision", "llava_next_video")
+WINDOWED = ("gemma3_text", "gemma2", "gpt_oss", "gemma4_text", "ministral", "exaone4")
 REFUSED = (
     "mistral_sliding",
-    "gemma3_text",
+    "llama4_text",
+    "qwen3_next",
     "deepseek_v3",
     "mamba2",
     "jamba",
@@ -37,7 +41,7 @@ REFUSED = (
 DEMO_MODEL = Path(__file__).parents[1] / "vllm_std/demo/tiny-sign-vlm"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 VOCAB = 704
-IMAGE_TOKEN, VIDEO_TOKEN = 678, 679
+IMAGE_TOKEN, VIDEO_TOKEN, VISION_START, VISION_END = 678, 679, 675, 676
 FRAME = 112  # pixels; 16 visual tokens for every two frames in Qwen2-VL and Qwen2.5-VL
 LLAVA_FRAME = 84  # LLaVA-OneVision resizes to this: 9 visual tokens for every frame, and one at the end
 NEXT_FRAME = 224  # LLaVA-NeXT-Video: 64 visual tokens for every frame; vLLM divides by zero below 196
@@ -47,6 +51,11 @@ DECODER = dict(
     num_hidden_layers=2, hidden_size=128, intermediate_size=256, num_attention_heads=4, num_key_value_heads=2,
     vocab_size=VOCAB, max_position_embeddings=4096, initializer_range=0.2, tie_word_embeddings=False, **SPECIAL,
 )  # fmt: skip
+WINDOWS = dict(
+    DECODER, num_hidden_layers=3, sliding_window=64,
+    layer_types=["sliding_attention", "sliding_attention", "full_attention"],
+)  # fmt: skip
+TURNS = dict(num_hidden_layers=4, layer_types=["sliding_attention", "full_attention"] * 2)
 HEADS = dict(num_hidden_layers=2, hidden_size=128, num_attention_heads=4, vocab_size=VOCAB, **SPECIAL)
 EMBEDDING_SCALE = 50
 VISION = dict(initializer_range=0.1, patch_size=14)
@@ -142,7 +151,35 @@ CONFIGS = {
         ),
     ),
     "mistral_sliding": ("MistralForCausalLM", dict(DECODER, sliding_window=64)),
-    "gemma3_text": ("Gemma3ForCausalLM", dict(DECODER, num_hidden_layers=6, head_dim=32, sliding_window=64)),
+    "gemma3_text": ("Gemma3ForCausalLM", dict(WINDOWS, head_dim=32, query_pre_attn_scalar=32)),
+    "gemma3": (
+        "Gemma3ForConditionalGeneration",
+        dict(
+            text_config=dict(WINDOWS, head_dim=32, query_pre_attn_scalar=32), mm_tokens_per_image=16,
+            vision_config=dict(
+                VISION, model_type="siglip_vision_model", num_hidden_layers=2, hidden_size=64, intermediate_size=128,
+                num_attention_heads=2, image_size=FRAME, vision_use_head=False,
+            ),
+            boi_token_index=VISION_START, eoi_token_index=VISION_END, image_token_index=IMAGE_TOKEN,
+            tie_word_embeddings=False, **SPECIAL,
+        ),
+    ),
+    "gemma2": (
+        "Gemma2ForCausalLM",
+        dict(WINDOWS | TURNS, head_dim=32, query_pre_attn_scalar=32, tie_word_embeddings=True),
+    ),
+    "gpt_oss": (
+        "GptOssForCausalLM",
+        dict(WINDOWS | TURNS, head_dim=64, num_local_experts=4, num_experts_per_tok=2),
+    ),
+    "gemma4_text": (
+        "Gemma4ForCausalLM",
+        dict(WINDOWS, head_dim=32, global_head_dim=64, num_global_key_value_heads=1, hidden_size_per_layer_input=0),
+    ),
+    "ministral": ("MinistralForCausalLM", dict(WINDOWS, head_dim=32)),
+    "exaone4": ("Exaone4ForCausalLM", dict(WINDOWS, head_dim=32)),
+    "llama4_text": ("Llama4ForCausalLM", dict(DECODER, num_hidden_layers=4, num_local_experts=2)),
+    "qwen3_next": ("Qwen3NextForCausalLM", dict(DECODER, num_hidden_layers=4, num_experts=2, num_experts_per_tok=1)),
     "deepseek_v3": (
         "DeepseekV3ForCausalLM",
         dict(
@@ -211,6 +248,21 @@ PREPROCESSORS = {
         ),
     },
 }  # fmt: skip
+NEWLINES = [
+    dict(id=699 + n, content="\n" * n, single_word=False, lstrip=False, rstrip=False, normalized=False, special=False)
+    for n in range(1, 5)
+]  # vLLM looks for them in Gemma-3's vocabulary
+TOKENIZER = json.loads((DEMO_MODEL / "tokenizer.json").read_text())
+GEMMA_TOKENS = dict(image_token="<|image_pad|>", boi_token="<|vision_start|>", eoi_token="<|vision_end|>")
+PREPROCESSORS["gemma3"] = {
+    "preprocessor_config": dict(
+        image_processor_type="Gemma3ImageProcessor", size=dict(height=FRAME, width=FRAME), do_pan_and_scan=False
+    ),
+    "processor_config": dict(processor_class="Gemma3Processor", image_seq_length=16),
+    "tokenizer_config": json.loads((DEMO_MODEL / "tokenizer_config.json").read_text())
+    | dict(extra_special_tokens=GEMMA_TOKENS),
+    "tokenizer": TOKENIZER | dict(added_tokens=TOKENIZER["added_tokens"] + NEWLINES),
+}
 PREPROCESSORS["qwen2_5_vl"] = PREPROCESSORS["qwen2_vl"]
 
 
@@ -266,7 +318,8 @@ def _write(name: str, folder: Path) -> None:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             model = model_class(config)
-        model.get_input_embeddings().weight.data.mul_(EMBEDDING_SCALE)
+        tied = config.get_text_config().tie_word_embeddings  # then a token's own logit would be the highest
+        model.get_input_embeddings().weight.data.mul_(1 / 5 if tied else EMBEDDING_SCALE)
         model.save_pretrained(folder)
         weights = load_file(folder / "model.safetensors")
         # Transformers 5 has dropped a level from SigLIP's names that checkpoints, and vLLM, still have.
@@ -281,6 +334,14 @@ def _write(name: str, folder: Path) -> None:
 def noise_video(num_frames: int, seed: int) -> np.ndarray:
     """[num_frames, FRAME, FRAME, 3] uint8."""
     return np.random.default_rng(seed).integers(0, 256, (num_frames, FRAME, FRAME, 3), dtype=np.uint8)
+
+
+def image_prompt(name: str, image: np.ndarray) -> dict:
+    """A vLLM prompt for a model of WINDOWED_IMAGES: one image, [height, width, 3] uint8, and a question."""
+    return {
+        "prompt": "<|im_start|>user\n<|vision_start|>What is to be seen?<|im_end|>\n<|im_start|>assistant\n",
+        "multi_modal_data": {"image": Image.fromarray(image)},
+    }
 
 
 def video_prompt(name: str, frames: np.ndarray) -> dict:

@@ -9,7 +9,7 @@ from vllm.config.speculative import DraftSampleMethod, RejectionSampleMethod
 from vllm.config.utils import config
 
 from vllm_std.mask import MaskShape
-from vllm_std.plan.models import FULL_ATTENTION, has_alibi
+from vllm_std.plan.models import ATTENDS, FULL_ATTENTION, has_alibi, interleaves
 
 SelectionPolicy = Literal["verify", "exact", "text", "streaming", "random"]
 STATIC_POLICIES = ("text", "streaming")  # never scored again, so refresh does not apply to them
@@ -66,6 +66,9 @@ class StdConfig(SpeculativeConfig):
 
     costs: Any = field(default=None, init=False)
     """The cost table, once the engine has one (`control.Costs`)."""
+
+    kv_groups: Any = field(default=None, init=False)
+    """The KV cache groups of the engine, once it has them (`seams.blocks.Group`)."""
 
     graph_limit: int = field(default=1024, init=False)
     """Tokens of the longest verifying pass that is captured as one CUDA graph; a longer one takes a GPU longer than its
@@ -229,7 +232,7 @@ def _refuse(option: str, value: Any, meaningless: bool, works: str) -> None:
 
 def refuse_unsupported(vllm_config) -> None:
     """Raise ValueError for the first setting std cannot honour, naming it, its value and what works."""
-    for option, value, works in [*_runtime_refusals(vllm_config), *_model_refusals(vllm_config.model_config)]:
+    for option, value, works in [*_runtime_refusals(vllm_config), *_model_refusals(vllm_config)]:
         raise ValueError(f"speculative method 'std' does not support {option}={value}: {works}.")
     options, block_size = vllm_config.speculative_config, vllm_config.cache_config.block_size
     if block_size:  # else the attention backend chooses it, and the worker checks
@@ -260,17 +263,17 @@ def _runtime_refusals(vllm_config):
         yield "--attention-backend", backend.name, f"use {' or '.join(BACKENDS)}"
 
 
-def _model_refusals(model):
-    window = model.get_sliding_window()
-    kinds = set(getattr(model.hf_text_config, "layer_types", None) or ()) - {"full_attention"}
+def _model_refusals(vllm_config):
+    model, window = vllm_config.model_config, vllm_config.cache_config.sliding_window  # None where layers differ
+    others = set(getattr(model.hf_text_config, "layer_types", None) or ()) - ATTENDS
     reasons = {
         "not a text generator": model.runner_type != "generate",
         "an encoder-decoder": model.is_encoder_decoder,
         "MLA attention": model.use_mla,
         "without attention": model.is_attention_free,
         "a hybrid of attention and Mamba": model.is_hybrid,
-        f"{' and '.join(sorted(kinds))} layers": bool(kinds),
-        f"a sliding window of {window} tokens": window is not None,
+        f"{' and '.join(sorted(others))} layers": bool(others),
+        f"a sliding window of {window} tokens in every layer": window and not interleaves(model.hf_text_config),
         "reference sliding window attention": getattr(model, "rswa_window", None) is not None,
         "ALiBi positions": has_alibi(model.hf_text_config),
     }

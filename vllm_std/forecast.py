@@ -7,7 +7,8 @@ from typing import Any
 from vllm_std import advice
 from vllm_std.control.shape import Shape
 from vllm_std.plan.limits import WORKING
-from vllm_std.seams import graphs, memory_needs, probe
+from vllm_std.plan.models import full_layers
+from vllm_std.seams import graphs, memory, probe
 from vllm_std.selection import POLICIES
 
 
@@ -26,11 +27,11 @@ def sentences(config: Any, device: dict[str, Any]) -> Iterator[tuple[str, None, 
 
 
 def _memory(config: Any) -> tuple[int, float]:
-    """As `memory_needs`, with the observation queries, which vLLM's memory profile knows of."""
-    model, options, (fixed, share) = config.model_config, config.speculative_config, memory_needs(config)
+    """As `memory.needs`, with the observation queries, which vLLM's memory profile knows of."""
+    model, options, (fixed, share) = config.model_config, config.speculative_config, memory.needs(config)
     if not POLICIES[options.selection].needs_queries:
         return fixed, share
-    layers, heads = (get(config.parallel_config) for get in (model.get_num_layers, model.get_num_attention_heads))
+    layers, heads = len(full_layers(model.hf_text_config)), model.get_num_attention_heads(config.parallel_config)
     queries = config.scheduler_config.max_num_seqs * (options.num_speculative_tokens + 1) * heads
     return fixed + layers * queries * model.get_head_size() * model.dtype.itemsize, share
 

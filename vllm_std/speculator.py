@@ -138,6 +138,8 @@ class StdSpeculator(TargetAsDraft):
         self.input_buffers.positions[:num_reqs] = length - 1
         self.sample_src_positions[:num_reqs] = length - 1
         self.current_draft_step.zero_()
+        if self.has_windows:
+            self.true_lens.zero_()  # for rows that no request has
         worker.prepare_decode_inputs(
             self.draft_tokens[:num_reqs, 0], input_batch.seq_lens, num_rejected, self.input_buffers,
             self.sample_src_positions, self.max_model_len, self.max_num_reqs,
@@ -182,6 +184,7 @@ class StdSpeculator(TargetAsDraft):
         try:
             self.adapters.map(np.ones(num_reqs, dtype=np.int64), padding=batch_desc.num_tokens - num_reqs)
             if batch_desc.cg_mode == FULL:
+                self._map_windowed_tables()
                 for _ in range(gamma):
                     self.decode_cudagraph_manager.run_fullgraph(batch_desc)
             else:
@@ -209,10 +212,11 @@ class StdSpeculator(TargetAsDraft):
             self._step(num_reqs, num_tokens, metadata, slots)
 
     def _mask(self, attn_metadata: dict[str, Any]) -> dict[str, Any]:
-        """Metadata of attention over the masks of this round, an object for each layer."""
+        """Metadata of attention over the masks of this round, an object for each full layer; windowed layers attend to
+        what they attend to in a dense pass."""
         masked = worker.mask_metadata(attn_metadata, dict(zip(self.layers, self.selector.tables)))
         worker.limit_length(masked, self.draft_max_seq_len, self.layer_list[0].num_kv_heads)
-        return masked
+        return masked | worker.windowed_metadata(attn_metadata, masked, self.true_lens, self.max_model_len)
 
     @contextmanager
     def _context(self, num_tokens: int, metadata, slots, across_dp, cg_mode) -> Iterator[None]:
@@ -228,10 +232,18 @@ class StdSpeculator(TargetAsDraft):
         if metadata is not None:
             batch = self.idx_mapping[:num_reqs], self.input_buffers.query_start_loc[: num_reqs + 1]
             self.block_tables.compute_slot_mappings(*batch, self.input_buffers.positions[:num_reqs], num_tokens)
+            self._update_true_lens(num_reqs)
             self._update_draft_decode_metadata(metadata, num_reqs)
             worker.share_plan(self.attn_groups, metadata)
         self.current_draft_step.add_(1).clamp_(max=self.gamma)  # when graphs are captured, no round has begun
         self._generate_draft(num_reqs, num_tokens, metadata, slots, None, EAGER, self.gamma + 1)
+
+    def _update_true_lens(self, num_reqs: int) -> None:
+        """What windowed layers attend to: all up to the drafted token; of a row that does not draft next to nothing."""
+        if self.has_windows:
+            drafts, positions = self.idx_mapping[:num_reqs] >= 0, self.input_buffers.positions[:num_reqs]
+            true = torch.where(drafts, positions + 1, self.input_buffers.seq_lens[:num_reqs])
+            self.true_lens[:num_reqs].copy_(true)
 
     def _run_model(self, num_tokens: int, attn_metadata, slot_mappings, *_, **__) -> tuple[Tensor, Tensor]:
         """The target's forward, one token per request, as its runner calls it."""

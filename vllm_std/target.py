@@ -34,7 +34,8 @@ class TargetAsDraft(worker.TargetDependentARSpeculator):
             shape = (vllm_config.model_config.mrope_num_dims, self.max_num_tokens + 1)
             self.mrope_positions = torch.zeros(shape, dtype=torch.int64, device=device)
         self.rope_offset = torch.zeros(self.max_num_reqs, dtype=torch.int64, device=device)
-        self.drafting, self.faults = False, Faults()
+        self.true_lens = torch.zeros(self.max_num_reqs, dtype=torch.int32, device=device)  # of windowed layers
+        self.drafting, self.has_windows, self.faults = False, False, Faults()
         self.truncation: Any = None  # `seams.truncation.Truncation`, once the runner has a sampler
         self.unseen: Exception | None = None  # what kept a layer's queries from being seen
 
@@ -51,7 +52,9 @@ class TargetAsDraft(worker.TargetDependentARSpeculator):
         self.inputs_embeds = torch.zeros_like(self.hidden_states) if takes_embeds else None
         self.takes_raw_tokens = worker.requires_raw_input_tokens(target_model)
         self.adapters = worker.Adapters(target_model)
-        self.layers = worker.attention_layers(self.vllm_config)
+        self.layers = worker.full_layers(self.vllm_config)  # which drafts mask; others attend to a sliding window
+        if not self.layers:
+            worker.require_masked_attention(self.vllm_config, None)
         self.layer_list = list(self.layers.values())
         self.scales = [worker.query_scale(layer) for layer in self.layer_list]
         self.asks = POLICIES[self.speculative_config.selection].needs_queries
@@ -78,12 +81,14 @@ class TargetAsDraft(worker.TargetDependentARSpeculator):
             worker.observe_queries(layer, index, see)
 
     def set_attn(self, model_state, kv_cache_config, *args) -> None:
-        worker.require_full_attention(self.vllm_config, self.layer_list, model_state, kv_cache_config)
-        # Own metadata builders over the target's layers; to everyone else std has no layers of its own.
-        self.draft_attn_layer_names = set(self.layers)
-        super().set_attn(model_state, kv_cache_config, *args)
-        self.draft_attn_layer_names = set()
-        self.group = worker.only_group(self.attn_groups)
+        worker.require_masked_attention(self.vllm_config, model_state)
+        super().set_attn(model_state, kv_cache_config, *args)  # to everyone else std has no layers of its own
+        # Own metadata builders over the target's layers.
+        made = worker.draft_groups(self.vllm_config, kv_cache_config, self.device, set(self.layers))
+        self.attn_groups, self.group = made
+        self.has_windows = sum(map(len, self.attn_groups)) > 1
+        self._configure_decode_metadata_update()
+        worker.require_backends(self.attn_groups)
         spec, options, layer = self.group.kv_cache_spec, self.speculative_config, self.layer_list[0]
         block_size, summaries = self.group.kernel_block_size or spec.block_size, None
         if POLICIES[options.selection].needs_summaries:
@@ -101,20 +106,27 @@ class TargetAsDraft(worker.TargetDependentARSpeculator):
         table = self.block_tables.input_block_tables[self.group.kv_cache_group_id]
         return self.group.map_to_kernel_block_table(table)
 
+    def _map_windowed_tables(self) -> None:
+        """Graphs read the tables of kernel blocks, where a backend has smaller blocks than the KV cache manager."""
+        for group in (group for groups in self.attn_groups for group in groups if group is not self.group):
+            group.map_to_kernel_block_table(self.block_tables.input_block_tables[group.kv_cache_group_id])
+
     def _announce(self, kv_bytes: int) -> None:
         options, mask, heads = self.speculative_config, self.selector.mask, self.layer_list[0].num_heads
-        others = selection_bytes(options, mask.block_size, len(self.layers), self.max_num_reqs, heads)
+        full, layers = len(self.layers), len(worker.attention_layers(self.vllm_config))
+        others = selection_bytes(options, mask.block_size, full, self.max_num_reqs, heads)
         budget = f"{options.top_k} tokens" if isinstance(options.top_k, int) else f"{options.top_k:.1%} of the context"
         queries = self.queries.kept.nbytes
         summaries = self.selector.summaries.means.nbytes if self.selector.summaries else 0
         taken = queries + summaries + others
         logger.info_once(
             "std: the target drafts %s%d tokens a round over %s of its own KV cache, at most %d blocks of %d (sink %d, "
-            "top-K %d, then a recent window of %d tokens), selection=%s, in all %d attention layers on %s. Room for "
+            "top-K %d, then a recent window of %d tokens), selection=%s, in %s attention layers on %s. Room for "
             "KV is %.1f %% less than without: key summaries take %.1f MiB, observation queries %.1f, selection %.1f.",
             "up to " if options.adaptive else "", self.gamma, budget, mask.num_blocks, mask.block_size, mask.sink,
             mask.top, mask.recent, options.selection,
-            len(self.layers), self.group.backend.get_name(), 100 * taken / (taken + kv_bytes), summaries / 2**20,
+            f"all {full}" if full == layers else f"{full} of {layers}", self.group.backend.get_name(),
+            100 * taken / (taken + kv_bytes), summaries / 2**20,
             queries / 2**20, others / 2**20,
         )  # fmt: skip
         self._advise((queries + others) // self.max_num_reqs)

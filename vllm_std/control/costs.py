@@ -1,8 +1,8 @@
 """The cost table: what a round takes, by draft length, requests and cached tokens.
 
-    dense pass   base(tokens) + per_kv * cached tokens       verifying is the same pass over more tokens
+    dense pass   base(tokens) + per_kv * cached tokens + windows * requests     verifying is the same over more tokens
     selection    base(requests) + select_per_kv * cached tokens
-    draft step   base(requests)                              a mask is as long for every request
+    draft step   base(requests)                                 a mask is as long for every request, and so is a window
 
 Measured when the engine starts (`fit`), or estimated (`roofline.estimate`); corrected by the steps it predicts.
 """
@@ -12,7 +12,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -36,6 +36,7 @@ class Point:
 class Costs:
     """Seconds. dense: by `tokens` in a pass; draft, select: by `batch`, in requests; both grids ascend.
 
+    windows: to read the sliding windows of a request, in the layers that have one; part of `draft`, not of `dense`.
     source: where the figures come from, for the log. corrections: log of measured over predicted, by `_key`.
     """
 
@@ -48,13 +49,14 @@ class Costs:
     select_per_kv: float
     source: str
     corrections: dict[str, float] = field(default_factory=dict)
+    windows: float = 0.0
 
     @classmethod
-    def fit(cls, points: Iterable[Point], source: str) -> "Costs":
+    def fit(cls, points: Iterable[Point], source: str, windows: float = 0.0) -> "Costs":
         """Least squares in relative error over measured steps; plain ones of every batch size must be among them, and
         of at least two context lengths for one of them. What verifying takes beyond the most tokens of a plain step
-        counts as selection and drafting."""
-        points = list(points)
+        counts as selection and drafting. windows: is not measured, but given."""
+        points = [replace(p, seconds=max(p.seconds - p.batch * windows, 0.1 * p.seconds)) for p in points]
         batch = sorted({p.batch for p in points})
         starts = np.cumsum([len(batch)] * 3 + [1])
         rows = np.zeros((len(points), starts[-1] + 1))
@@ -71,18 +73,21 @@ class Costs:
         found = np.linalg.lstsq(weighted, np.ones(len(points)), rcond=None)[0] / scale
         dense, draft, select, per_kv, select_per_kv = (part.tolist() for part in np.split(found.clip(min=0), starts))
         dense = np.maximum.accumulate(dense).tolist()  # noise may say that more tokens take less time
-        return cls(batch, dense, batch, draft, select, per_kv[0], select_per_kv[0], source)
+        sizes = per_kv[0], select_per_kv[0], source
+        return cls(batch, dense, batch, draft, select, *sizes, windows=windows)
 
-    def dense_pass(self, tokens: int, kv: int) -> float:
-        """Seconds of a pass over so many tokens, which attend to `kv` cached ones in all."""
-        return _at(tokens, self.tokens, self.dense) + self.per_kv * kv
+    def dense_pass(self, tokens: int, kv: int, requests: int | None = None) -> float:
+        """Seconds of a pass over so many tokens of `requests`, which attend to `kv` cached ones in all; each of another
+        request where nothing else is said."""
+        windows = self.windows * (tokens if requests is None else requests)
+        return _at(tokens, self.tokens, self.dense) + self.per_kv * kv + windows
 
     def table(self, length: int, batch: int, kv: int, drafted: int | None = None) -> float:
         """Seconds of a round as it stands in the table; drafted: requests of the batch that are verified with drafts.
         Length 0 is a plain step."""
         if not length:
             return self.dense_pass(batch, kv)
-        verify = self.dense_pass(batch + length * (batch if drafted is None else drafted), kv)
+        verify = self.dense_pass(batch + length * (batch if drafted is None else drafted), kv, batch)
         select = _at(batch, self.batch, self.select) + self.select_per_kv * kv
         return verify + select + length * _at(batch, self.batch, self.draft)
 
@@ -125,7 +130,7 @@ class Costs:
     def _is_sound(self) -> bool:
         """Whether it can be computed with; raises TypeError or AttributeError for some that cannot."""
         grids = (self.tokens, self.dense), (self.batch, self.draft), (self.batch, self.select)
-        numbers = [self.per_kv, self.select_per_kv, *self.corrections.values()]
+        numbers = [self.per_kv, self.select_per_kv, self.windows, *self.corrections.values()]
         numbers += [number for xs, ys in grids for number in (*xs, *ys)]
         finite = all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
         ascend = all(xs and len(xs) == len(ys) and xs == sorted({*xs}) for xs, ys in grids)

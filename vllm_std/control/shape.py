@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from vllm_std.plan.models import full_layers, windowed_layers
+
 CACHE_BYTES = {"auto": None, "bfloat16": 2, "float16": 2, "fp8": 1, "fp8_e4m3": 1, "fp8_e5m2": 1}  # of a value
 EXPERTS = "num_experts", "moe_num_experts", "n_routed_experts", "num_local_experts"
 EXPERTS_PER_TOKEN = "num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_topk", "moe_top_k"
@@ -18,8 +20,9 @@ class Shape:
 
     weights: bytes that every pass reads; experts: bytes of all routed experts, of which a token needs the share
     `routed`; active: parameters that a token is multiplied with; stored: bytes of all weights.
-    layers, heads, kv_heads, head_size; value: bytes of a value in the model's dtype; cached: of a cached key or value.
-    workers: that share the model by tensor parallelism.
+    layers; heads, kv_heads, head_size: of a layer whose KV grows with the context; value: bytes of a value in the
+    model's dtype; cached: of a cached key or value. workers: that share the model by tensor parallelism.
+    windowed: layers that attend to a sliding window of `window` tokens; windowed_bytes: of a token's KV in all of them.
     """
 
     weights: float
@@ -34,11 +37,23 @@ class Shape:
     value: int
     cached: int
     workers: int = 1
+    windowed: int = 0
+    window: int = 0
+    windowed_bytes: int = 0
+
+    @property
+    def full(self) -> int:
+        """Layers that attend to the whole context."""
+        return self.layers - self.windowed
 
     @property
     def kv_bytes(self) -> int:
-        """Of a token, in all layers."""
-        return 2 * self.layers * self.kv_heads * self.head_size * self.cached
+        """Of a token, in all layers whose KV grows with the context."""
+        return 2 * self.full * self.kv_heads * self.head_size * self.cached
+
+    def window_bytes(self, context: int) -> int:
+        """Of a request of so many tokens, in all windowed layers: bounded, however long it is."""
+        return self.windowed_bytes * min(self.window, context)
 
     def weights_read(self, tokens: int) -> float:
         """Bytes: of the experts, those that any of the tokens is sent to, as if each were sent at random."""
@@ -53,23 +68,38 @@ class Shape:
         text = getattr(config, "hf_text_config", None) or config.get_text_config()
         if cache_dtype not in CACHE_BYTES:
             raise ValueError(f"--kv-cache-dtype {cache_dtype} does not work with std: use {', '.join(CACHE_BYTES)}.")
-        heads, hidden, layers = (
-            _need(text, name) for name in ("num_attention_heads", "hidden_size", "num_hidden_layers")
-        )
+        hidden, layers = _need(text, "hidden_size"), _need(text, "num_hidden_layers")
+        attention = [_attention(text, layer) for layer in range(layers)]
+        heads, kv_heads, size = attention[next(iter(full_layers(text)), 0)]
         if workers < 1 or heads % workers:
             raise ValueError(f"--tensor-parallel-size {workers} does not divide the {heads} heads of this model.")
-        kv_heads, size = _first(text, "num_key_value_heads") or heads, _first(text, "head_dim") or hidden // heads
+        local = [max(1, attention[layer][1] // workers) * attention[layer][2] for layer in windowed_layers(text)]
         head = hidden * _need(text, "vocab_size")
         mlp, routed_experts, share = _mlp(text, hidden, layers)
-        every = layers * 2 * hidden * size * (heads + kv_heads) + mlp
         value, packed = _bytes(config, text)
+        dense = sum(2 * hidden * of * (query + key) for query, key, of in attention) + mlp
+        every = dense * (value / packed if _packs_experts_alone(config) else 1)  # as if they were packed
         return cls(
             weights=(every * packed + head * value) / workers, experts=routed_experts * packed / workers,
-            routed=share, active=(every + head + routed_experts * share) / workers,
+            routed=share, active=(dense + head + routed_experts * share) / workers,
             stored=((every + routed_experts) * packed + head * value * (1 + (not _tied(config, text)))) / workers,
             layers=layers, heads=heads // workers, kv_heads=max(1, kv_heads // workers), head_size=size, value=value,
-            cached=CACHE_BYTES[cache_dtype] or value, workers=workers,
+            cached=CACHE_BYTES[cache_dtype] or value, workers=workers, windowed=len(local),
+            window=(_first(text, "sliding_window") or 0) if local else 0,
+            windowed_bytes=2 * sum(local) * (CACHE_BYTES[cache_dtype] or value),
         )  # fmt: skip
+
+
+def _attention(text: Any, layer: int) -> tuple[int, int, int]:
+    """Query heads, KV heads and head size of a layer; in some models they differ from layer to layer."""
+    own = getattr(text, "per_layer_config", None)
+    of = own[layer] if own is not None else text
+    heads = _need(of, "num_attention_heads")
+    return (
+        heads,
+        _first(of, "num_key_value_heads") or heads,
+        _first(of, "head_dim") or _need(of, "hidden_size") // heads,
+    )
 
 
 def _mlp(text: Any, hidden: int, layers: int) -> tuple[int, int, float]:
@@ -86,7 +116,17 @@ def _mlp(text: Any, hidden: int, layers: int) -> tuple[int, int, float]:
     shared = (_first(text, "n_shared_experts") or 0) * expert
     shared += matrices * hidden * (_first(text, "shared_expert_intermediate_size") or 0)
     share = (_first(text, *EXPERTS_PER_TOKEN) or 1) / experts
-    return (layers - sparse) * dense + sparse * shared, sparse * experts * expert, share
+    beside = sparse if getattr(text, "enable_moe_block", False) else 0  # Gemma-4 has both in a layer
+    return (layers - sparse + beside) * dense + sparse * shared, sparse * experts * expert, share
+
+
+def _packs_experts_alone(config: Any) -> bool:
+    return _quantisation(config).get("quant_method") == "mxfp4"
+
+
+def _quantisation(config: Any) -> dict[str, Any]:
+    given = getattr(getattr(config, "hf_config", config), "quantization_config", None) or {}
+    return given if isinstance(given, dict) else given.to_dict()
 
 
 def _bytes(config: Any, text: Any) -> tuple[int, float]:
@@ -95,8 +135,7 @@ def _bytes(config: Any, text: Any) -> tuple[int, float]:
     value = (getattr(torch, dtype) if isinstance(dtype, str) else dtype).itemsize
     if not hasattr(config, "hf_text_config"):
         value = min(value, 2)  # vLLM's `--dtype auto` makes 16 bits of float32
-    given = getattr(getattr(config, "hf_config", config), "quantization_config", None) or {}
-    given = given if isinstance(given, dict) else given.to_dict()
+    given = _quantisation(config)
     method = getattr(config, "quantization", None) or given.get("quant_method")
     if not method:
         return value, value

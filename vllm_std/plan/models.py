@@ -2,9 +2,13 @@
 
 from typing import Any
 
-FULL_ATTENTION = "use a decoder in which every layer attends to the full context (Llama, Qwen2, Qwen3, Qwen2-VL, ...)"
+FULL_ATTENTION = (
+    "use a decoder in which layers attend to the full context, all (Llama, Qwen3, Qwen2-VL, ...) or some beside a "
+    "sliding window (Gemma-3, gpt-oss, ...)"
+)
 SCALED_ALREADY = "su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling"  # in their configs
-FULL = {"full_attention", "attention"}
+FULL, WINDOWED = {"full_attention", "attention"}, {"sliding_attention"}
+ATTENDS = FULL | WINDOWED  # kinds of layers, as configs name them
 
 
 def load(model: str) -> Any:
@@ -32,6 +36,25 @@ def longest_context(config: Any) -> int | None:
     return int(longest * rope.get("factor", 1.0))
 
 
+def windowed_layers(text: Any) -> list[int]:
+    """Those of a decoder's layers that attend to a sliding window; text: its config."""
+    kinds = getattr(text, "layer_types", None)
+    if kinds is None:  # MiMo-V2 has 1 for a window
+        kinds = ["sliding_attention" * bool(kind) for kind in getattr(text, "hybrid_layer_pattern", None) or ()]
+    layers = getattr(text, "num_hidden_layers", None) or 0
+    return [layer for layer, kind in enumerate(kinds[:layers]) if kind in WINDOWED]
+
+
+def full_layers(text: Any) -> list[int]:
+    """Those that attend to the whole context."""
+    return sorted(set(range(getattr(text, "num_hidden_layers", None) or 0)) - set(windowed_layers(text)))
+
+
+def interleaves(text: Any) -> bool:
+    """Whether layers of both kinds are there, as far as the config names them."""
+    return bool(windowed_layers(text) and full_layers(text))
+
+
 def has_alibi(text: Any) -> bool:
     """As the models of vLLM that have it read their configs; where another does, the worker refuses it."""
     large_baichuan = text.model_type == "baichuan" and text.hidden_size != 4096
@@ -40,14 +63,19 @@ def has_alibi(text: Any) -> bool:
 
 
 def _refusals(config: Any, text: Any):
-    kinds = set(getattr(text, "layer_types", None) or getattr(text, "layers_block_type", None) or ()) - FULL
+    kinds = set(getattr(text, "layer_types", None) or getattr(text, "layers_block_type", None) or ()) - ATTENDS
     window = getattr(text, "sliding_window", None)
     reasons = {
         "an encoder-decoder": config.is_encoder_decoder,
         "MLA attention": getattr(text, "kv_lora_rank", None) is not None,
         "without attention": not getattr(text, "num_attention_heads", None),
         f"{' and '.join(sorted(kinds))} layers": bool(kinds),
-        f"a sliding window of {window} tokens": bool(window),
+        f"a sliding window of {window} tokens in every layer": _all_windowed(text, window),
         "ALiBi positions": has_alibi(text),
     }
     return [reason for reason, applies in reasons.items() if applies]
+
+
+def _all_windowed(text: Any, window: int | None) -> bool:
+    told = any(getattr(text, name, None) for name in ("layer_types", "hybrid_layer_pattern"))
+    return not full_layers(text) if told else bool(window)

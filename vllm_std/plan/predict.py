@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vllm_std.control.roofline import Device, Shape, estimate, kv_seconds, pass_parts
+from vllm_std.control.roofline import Device, Shape, estimate, kv_seconds, pass_parts, window_seconds
 from vllm_std.mask import MaskShape, least_tokens
 
 BLOCK, SINK, RECENT = 16, 16, 64  # tokens: vLLM's KV blocks on GPUs, and std's defaults
@@ -52,10 +52,15 @@ def tokens_a_round(accepted: Sequence[float], gamma: int) -> float:
     return 1 + sum(accepted[:gamma])
 
 
+def windows_seconds(load: Load) -> float:
+    """Of reading the sliding windows of all requests, in any pass."""
+    return load.batch * window_seconds(load.shape, load.device, load.context)
+
+
 def plain_seconds(load: Load) -> float:
     """Of a step without drafts."""
     parts = pass_parts(load.shape, load.device, load.batch)
-    return sum(parts.values()) + load.kv * kv_seconds(load.shape, load.device)
+    return sum(parts.values()) + load.kv * kv_seconds(load.shape, load.device) + windows_seconds(load)
 
 
 def mask_of(k: int) -> MaskShape:
@@ -71,11 +76,11 @@ def cells(load: Load) -> list[Cell]:
     """By draft length, then K."""
     found = []
     for k in sparse(load):
-        costs = estimate(load.shape, load.device, mask_of(k), load.batch, max(load.gammas))
+        costs = estimate(load.shape, load.device, mask_of(k), load.batch, max(load.gammas), load.context)
         draft, select = costs.draft[-1], costs.select[-1] + costs.select_per_kv * load.kv
         for gamma in load.gammas:
             whole = costs.table(gamma, load.batch, load.kv)
-            verify = costs.dense_pass(load.batch * (gamma + 1), load.kv)
+            verify = costs.dense_pass(load.batch * (gamma + 1), load.kv, load.batch)
             speedup = tokens_a_round(load.accepted, gamma) * plain_seconds(load) / whole
             found.append(Cell(gamma, k, speedup, *(1e3 * seconds for seconds in (whole, draft, select, verify))))
     return sorted(found, key=lambda cell: (cell.gamma, cell.k))

@@ -16,7 +16,7 @@ import numpy as np
 
 from vllm_std.seams.ledger import LEDGER, Seam
 
-__all__ = ["LEDGER", "Seam", "install", "is_std", "memory_needs", "vllm_version"]
+__all__ = ["LEDGER", "Seam", "install", "is_std", "vllm_version"]
 
 GRAPH_SIZES = "cudagraph_capture_sizes", "max_cudagraph_capture_size"
 
@@ -53,6 +53,7 @@ def _install_engine() -> None:
         config.NgramGPUTypes = Literal[*get_args(config.NgramGPUTypes), "std"]
 
     _wrap(Executor, "determine_available_memory", _determine_available_memory)
+    _wrap(Executor, "initialize_from_config", _initialize_from_config)
     _wrap(Executor, "compile_or_warm_up_model", _compile_or_warm_up_model)
     _wrap(spec_decode, "init_speculator", _init_speculator)
     # The runner imports the function by name, so it may hold the plain one already.
@@ -169,30 +170,23 @@ def _compile_or_warm_up_model(plain, self):
         calibration.calibrate(self)
 
 
+def _initialize_from_config(plain, self, kv_cache_configs, *args, **kwargs):
+    """Calibration needs the KV cache groups, which only the engine knows."""
+    if is_std(self.vllm_config):
+        from vllm_std.seams.blocks import groups_of
+
+        self.vllm_config.speculative_config.kv_groups = groups_of(kv_cache_configs[0])
+    return plain(self, kv_cache_configs, *args, **kwargs)
+
+
 def _determine_available_memory(plain, self):
     memory = plain(self)
     if not is_std(self.vllm_config):
         return memory
-    fixed, share = memory_needs(self.vllm_config)
+    from vllm_std.seams.memory import needs
+
+    fixed, share = needs(self.vllm_config, self.get_kv_cache_specs()[0])
     return [int((available - fixed) / (1 + share)) for available in memory]
-
-
-def memory_needs(vllm_config) -> tuple[int, float]:
-    """Bytes of a worker that selection takes, and bytes of key summaries for each byte of KV cache; vLLM's memory
-    profile knows of neither."""
-    from vllm.utils.torch_utils import kv_cache_dtype_str_to_dtype
-
-    from vllm_std.selection import POLICIES, selection_bytes
-    from vllm_std.selection.summaries import share_of_kv
-
-    model, cache, options = vllm_config.model_config, vllm_config.cache_config, vllm_config.speculative_config
-    parallel, reqs = vllm_config.parallel_config, vllm_config.scheduler_config.max_num_seqs
-    layers, heads = model.get_num_layers(parallel), model.get_num_attention_heads(parallel)
-    fixed, share = selection_bytes(options, cache.block_size, layers, reqs, heads), 0.0
-    if POLICIES[options.selection].needs_summaries:
-        cached = kv_cache_dtype_str_to_dtype(cache.cache_dtype, model)
-        share = share_of_kv(model.dtype.itemsize, cached.itemsize, cache.block_size)
-    return fixed, share
 
 
 def _init_speculator(plain, vllm_config, device, *args, **kwargs):

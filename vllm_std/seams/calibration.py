@@ -19,6 +19,7 @@ from vllm.v1.core.sched.output import CachedRequestData, NewRequestData, Schedul
 from vllm_std import __version__
 from vllm_std.control import Costs, Point
 from vllm_std.faults import Faults, logger
+from vllm_std.seams.blocks import Group, block_ids, tokens_that_fit
 
 STEPS, BATCHES, SECONDS = 5, (1, 8, 32, 128, 256), 20.0
 MAX_TOKENS = 1 << 20  # more cached tokens than this say nothing new
@@ -35,7 +36,9 @@ def calibrate(executor) -> None:
         with Faults().caught("calibration"):
             points.extend(_measure(executor, began + SECONDS))
         if len({point.kv for point in points}) > len({point.batch for point in points}):
-            found = Costs.fit(points, f"measured on {_device()}")
+            from vllm_std.control.roofline import engine_windows
+
+            found = Costs.fit(points, f"measured on {_device()}", engine_windows(vllm_config, _device()))
             _save(found, path)
     elif found is not None:
         found.source += f", kept in {path}"
@@ -128,7 +131,7 @@ def _loads(vllm_config, blocks: int, room: int) -> Iterator[tuple[int, int]]:
     fits = [batch for batch in fits if batch * (1 + options.num_speculative_tokens) <= scheduler.max_num_batched_tokens]
 
     def context(batch: int) -> int:
-        return min(longest, MAX_TOKENS // batch, blocks // batch * size - room)
+        return min(longest, MAX_TOKENS // batch, tokens_that_fit(_groups(vllm_config), blocks // batch, room))
 
     if not fits:
         return
@@ -138,23 +141,26 @@ def _loads(vllm_config, blocks: int, room: int) -> Iterator[tuple[int, int]]:
     yield from (load for load in dict.fromkeys(loads) if load[1] > 1)
 
 
+def _groups(vllm_config) -> list[Group]:
+    return vllm_config.speculative_config.kv_groups or [(vllm_config.cache_config.block_size, 0)]
+
+
 class Requests:
-    """`batch` requests of `context` cached tokens each, until `finish`; blocks: all that `room` more tokens need."""
+    """`batch` requests of `context` cached tokens each, until `finish`; with blocks for `room` more tokens."""
 
     def __init__(self, executor, batch: int, context: int, room: int):
         self.executor, self.ids = executor, [f"_std_calibration_{row}_" for row in range(batch)]
         self.computed, self.verifies = context - 1, 0
         self.waiting: list = []
         self.ahead = int(executor.vllm_config.scheduler_config.async_scheduling)
-        each = -(-(context + room) // executor.vllm_config.cache_config.block_size)
+        ids = block_ids(_groups(executor.vllm_config), batch, context, room)
         params, prompt = SamplingParams(temperature=0.0, max_tokens=room), [0] * context
         self.new = [
             NewRequestData(
                 req_id=request, prompt_token_ids=prompt, mm_features=[], sampling_params=params, pooling_params=None,
-                block_ids=(list(range(1 + row * each, 1 + (row + 1) * each)),), num_computed_tokens=context - 1,
-                lora_request=None, prefill_token_ids=prompt,
+                block_ids=blocks, num_computed_tokens=context - 1, lora_request=None, prefill_token_ids=prompt,
             )
-            for row, request in enumerate(self.ids)
+            for request, blocks in zip(self.ids, ids)
         ]  # fmt: skip
         self._step(0)
 

@@ -62,7 +62,7 @@ CONTRACT: dict[str, tuple[Need, ...]] = {
         Need(
             "reads", "vllm.config:ModelConfig",
             "model runner_type is_encoder_decoder use_mla is_attention_free is_hybrid is_moe hf_text_config "
-            "max_model_len get_sliding_window get_num_layers get_num_attention_heads uses_mrope",
+            "max_model_len get_num_attention_heads uses_mrope",
         ),
         Need(
             "reads", "vllm.config:ParallelConfig",
@@ -91,6 +91,7 @@ CONTRACT: dict[str, tuple[Need, ...]] = {
     "token budget": (Need("wraps", "vllm.config:VllmConfig._set_max_num_scheduled_tokens", "self"),),
     "memory": (
         Need("wraps", f"{EXECUTOR}.determine_available_memory", "self"),
+        Need("calls", f"{EXECUTOR}.get_kv_cache_specs", "self"),
         Need("calls", "vllm.utils.torch_utils:kv_cache_dtype_str_to_dtype", "kv_cache_dtype, model_config"),
     ),
     "draft length": (
@@ -187,7 +188,19 @@ CONTRACT: dict[str, tuple[Need, ...]] = {
             "reads", "vllm.v1.attention.backends.triton_attn:TritonAttentionMetadata",
             "block_table max_seq_len max_query_len query_start_loc seq_lens",
         ),
+    ),
+    "windowed layers": (
+        Need("wraps", f"{EXECUTOR}.initialize_from_config", "self, kv_cache_configs"),
+        Need(
+            "calls", "vllm.v1.worker.gpu.attn_utils:init_attn_backend",
+            "kv_cache_config, vllm_config, device, active_layer_names",
+        ),
         Need("reads", "vllm.v1.kv_cache_interface:FullAttentionSpec", "block_size sliding_window attention_chunk_size"),
+        Need("reads", "vllm.v1.kv_cache_interface:SlidingWindowSpec", "block_size sliding_window"),
+        Need("reads", "vllm.v1.kv_cache_interface:KVCacheConfig", "kv_cache_groups num_blocks kv_cache_tensors"),
+        Need("reads", "vllm.v1.kv_cache_interface:KVCacheGroupSpec", "layer_names kv_cache_spec"),
+        Need("reads", "vllm.config:SchedulerConfig", "disable_hybrid_kv_cache_manager"),
+        Need("reads", "vllm.config:CacheConfig", "sliding_window"),
     ),
     "plan": (
         Need(

@@ -143,6 +143,15 @@ LEDGER = (
         "metadata builders accept a block table per layer",
     ),
     Seam(
+        "windowed layers",
+        "vllm.v1.worker.gpu.attn_utils.init_attn_backend (called, for groups of full and of windowed layers); "
+        "the lengths in the attention metadata of a draft step (others for windowed layers); Executor."
+        "initialize_from_config (the KV cache groups are noted, for the timed steps of calibration)",
+        "a speculator builds one metadata for all layers of a KV cache group, of one length for all groups",
+        "none",
+        "metadata builders accept lengths per layer",
+    ),
+    Seam(
         "plan",
         "supports_draft_decode_metadata_update and update_draft_decode_metadata of std's own CPU_ATTN builders (set), "
         "scheduler_metadata of the layers of a draft step (shared)",

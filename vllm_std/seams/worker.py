@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from vllm.config import get_layers_from_vllm_config
 from vllm.config.compilation import CUDAGraphMode
 from vllm.distributed.kv_transfer import kv_transfer_state
 from vllm.distributed.parallel_state import get_tp_group
@@ -19,61 +18,33 @@ from vllm.forward_context import BatchDescriptor, set_forward_context
 from vllm.lora.layers import LoRAMapping, LoRAMappingType
 from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.models.interfaces import requires_raw_input_tokens
-from vllm.v1.kv_cache_interface import FullAttentionSpec
 from vllm.v1.worker.gpu.attn_utils import build_slot_mappings_by_layer
 from vllm.v1.worker.gpu.dp_utils import dispatch_cg_and_sync_dp
 from vllm.v1.worker.gpu.model_runner import GPUModelRunner
-from vllm.v1.worker.gpu.model_states.default import DefaultModelState
 from vllm.v1.worker.gpu.spec_decode.target_dependent_ar.cudagraph_utils import SpeculatorCudaGraphManager
 from vllm.v1.worker.gpu.spec_decode.target_dependent_ar.speculator import (
     TargetDependentARSpeculator,
     prepare_decode_inputs,
 )
 
-from vllm_std.config import BACKENDS, FULL_ATTENTION
+from vllm_std.seams.groups import (
+    attention_layers,
+    draft_groups,
+    full_layers,
+    require_backends,
+    require_masked_attention,
+    share_plan,
+    windowed_metadata,
+)
 from vllm_std.selection.keys import KeyCache
 
 __all__ = [
-    "Adapters", "Attention", "BatchDescriptor", "CUDAGraphMode", "DefaultModelState", "FullAttentionSpec",
-    "GPUModelRunner", "SpeculatorCudaGraphManager", "TargetDependentARSpeculator", "attention_layers",
-    "build_slot_mappings_by_layer", "connector_muted", "dispatch_cg_and_sync_dp", "find_keys", "limit_length",
-    "mask_metadata", "observe_queries", "only_group", "plan_on_cpu", "prepare_decode_inputs", "query_scale",
-    "ranks_agree", "require_full_attention", "requires_raw_input_tokens", "set_forward_context", "share_plan",
+    "Adapters", "Attention", "BatchDescriptor", "CUDAGraphMode", "GPUModelRunner", "SpeculatorCudaGraphManager",
+    "TargetDependentARSpeculator", "attention_layers", "build_slot_mappings_by_layer", "connector_muted",
+    "dispatch_cg_and_sync_dp", "draft_groups", "find_keys", "full_layers", "limit_length", "mask_metadata",
+    "observe_queries", "plan_on_cpu", "prepare_decode_inputs", "query_scale", "ranks_agree", "require_backends",
+    "require_masked_attention", "requires_raw_input_tokens", "set_forward_context", "share_plan", "windowed_metadata",
 ]  # fmt: skip
-
-
-def attention_layers(vllm_config) -> dict[str, Attention]:
-    """The target's decoder attention layers that own a KV cache, by layer name, in model order."""
-    layers = get_layers_from_vllm_config(vllm_config, Attention)
-    return {name: layer for name, layer in layers.items() if layer.get_kv_cache_spec(vllm_config) is not None}
-
-
-def require_full_attention(vllm_config, layers: list[Attention], model_state, kv_cache_config) -> None:
-    """Refuse what only a worker can see. Raises ValueError naming the model and what works."""
-    specs = [group.kv_cache_spec for group in kv_cache_config.kv_cache_groups]
-    reason = "KV cache groups " + ", ".join(type(spec).__name__ for spec in specs)
-    full = len(specs) == 1 and type(specs[0]) is FullAttentionSpec
-    if full and (specs[0].sliding_window or specs[0].attention_chunk_size):
-        full, reason = False, "a sliding window or chunked attention"
-    if any(getattr(layer.impl, "alibi_slopes", None) is not None for layer in layers):
-        full, reason = False, "ALiBi positions"
-    if type(model_state) is not DefaultModelState:
-        full, reason = False, type(model_state).__name__
-    if not full:
-        model = vllm_config.model_config.model
-        raise ValueError(f"speculative method 'std' does not support --model={model} ({reason}): {FULL_ATTENTION}.")
-
-
-def only_group(attn_groups):
-    """The one attention group of a full-attention model. Raises ValueError where std does not know its backend."""
-    names = sorted({group.backend.get_name() for groups in attn_groups for group in groups})
-    known = len(attn_groups) == 1 and len(attn_groups[0]) == 1 and names[0] in BACKENDS
-    if not known or not attn_groups[0][0].supports_draft_decode_metadata_update:
-        raise ValueError(
-            f"speculative method 'std' does not support --attention-backend={','.join(names)}: use "
-            f"{' or '.join(BACKENDS)}, one for all layers."
-        )
-    return attn_groups[0][0]
 
 
 def observe_queries(layer: Attention, index: int, see: Callable[[int, Tensor, Tensor], None]) -> None:
@@ -164,14 +135,6 @@ def limit_length(metadata: dict[str, Any], max_seq_len: int, kv_heads: int) -> N
 def processors(device: torch.device) -> int:
     """Multiprocessors of a GPU; of a CPU, on which FlashAttention runs in tests alone, as many as an H100 has."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 132
-
-
-def share_plan(attn_groups, metadata: dict[str, Any]) -> None:
-    """Give all layers the plan of the one that a backend updates, the first of the group: it may be another object."""
-    updated = metadata[attn_groups[0][0].layer_names[0]]
-    if hasattr(updated, "scheduler_metadata"):
-        for layer in metadata.values():
-            layer.scheduler_metadata = updated.scheduler_metadata
 
 
 def plan_on_cpu(attn_groups) -> None:
