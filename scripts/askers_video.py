@@ -25,7 +25,7 @@ from vllm_std.lab import prompts as asked
 from vllm_std.lab import run as lab
 from vllm_std.lab.grid import Cell
 from vllm_std.lab.records import Records
-from vllm_std.selection import loops, native, plain
+from vllm_std.selection import loops, native, plain, reading
 from vllm_std.selection.queries import QueryWindow
 from vllm_std.selection.selector import Selector
 
@@ -43,6 +43,7 @@ class Way:
     ask: str = "last"
     again: int = 0
     decay: float = 0.0
+    candidates: int = reading.CANDIDATES
     step: int | None = None  # of the draft that runs, where its queries are kept
     drafted: Tensor | None = None  # [layers, reqs, drafts, heads, size]
     drafts: int = 0  # of them that ask too
@@ -137,9 +138,10 @@ def install() -> None:
     def change_way(self, **options):
         policy, *parts = options.get("selection", "verify").split(":")
         given = dict(part.split("=") for part in parts)
-        known = {"ask": str, "again": int, "decay": float}
+        known = {"ask": str, "again": int, "decay": float, "candidates": int}
         fresh = replace(Way(), **{name: known[name](value) for name, value in given.items()})
         vars(way).update(vars(fresh))
+        reading.CANDIDATES = way.candidates
         return change(self, **(options | {"selection": policy} if "selection" in options else options))
 
     def begin_anew(self, seen, slots, drafting, asked):

@@ -278,10 +278,10 @@ def test_rows_not_to_be_scored_keep_what_they_had(way, num_rows):
 
 
 def test_candidates_are_fewer_where_a_good_part_of_the_context_is_chosen_anyway():
-    """None up to 4 times the blocks to choose; all where at most a seventh of the context is chosen."""
+    """None where half of the context or more is chosen; all where a fifth or less is."""
     reading = Reading.of(MaskShape(16, sink=1, top=59, recent=64))
-    written = torch.tensor([0, 5, 100, 4 * 59, 300, 7 * 59, 10_000])
-    assert reading.blocks(written).tolist() == [0, 5, 6, 6, 6 + 300 - 4 * 59, 6 + CANDIDATES * 59, 6 + CANDIDATES * 59]
+    written = torch.tensor([0, 5, 100, 2 * 59, 200, 5 * 59, 10_000])
+    assert reading.blocks(written).tolist() == [0, 5, 6, 6, 6 + 200 - 2 * 59, 6 + CANDIDATES * 59, 6 + CANDIDATES * 59]
 
 
 @pytest.mark.parametrize("block_size", [32, 64, 128])

@@ -37,18 +37,20 @@ def table(summary: dict) -> Table:
 
 
 def positions(summary: dict) -> Table:
-    """Two lines for each cell: what is accepted at each draft position, and tokens of a round that drafts so far."""
+    """Two lines for each cell: what is accepted at a draft position, and tokens of a round that ends there."""
     cells = [cell for cell in summary["cells"] if cell["positions"]]
     varies = [name for name in ("refresh", "temperature") if len({cell[name] for cell in cells}) > 1]
+    longest = max(len(cell["positions"]) for cell in cells)
+    some = sorted({1, 2, 3, 5, 8, 13, 21, longest} & set(range(1, longest + 1)))
     shown = Table(title="By draft position: accepted where all before it were; tokens of a round that ends there")
-    shown.add_column("policy")
-    for name in ("K", "gamma", *varies, "", *map(str, range(1, max(len(cell["positions"]) for cell in cells) + 1))):
+    shown.add_column("policy", no_wrap=True)
+    for name in ("K", "gamma", *varies, "", *map(str, some)):
         shown.add_column(name, justify="right", no_wrap=True)
     for cell in cells:
         names = cell["policy"], show_k(cell["k"]), str(cell["gamma"]), *(f"{cell[name]:g}" for name in varies)
-        for line, of, digits in (("accepted", "interval", 3), ("tokens", "tokens_interval", 2)):
-            value = "acceptance" if line == "accepted" else line
-            shown.add_row(*names, line, *(_give(at[value], at[of], digits) for at in cell["positions"]))
+        known = [cell["positions"][position - 1] for position in some if position <= len(cell["positions"])]
+        shown.add_row(*names, "accepted", *(_give(at["acceptance"], at["interval"], 3) for at in known))
+        shown.add_row(*names, "tokens", *(_give(at["tokens"], at["tokens_interval"], 2) for at in known))
     return shown
 
 
