@@ -1,4 +1,4 @@
-"""The support matrix of README and the versions of docs/compatibility.md, from what the tests showed:
+"""The tables of docs/compatibility.md, from what the tests showed:
 
 python -m pytest -n 2 --dist loadfile --support scripts/results/support/0.33.json
 python scripts/support_matrix.py            # writes both tables; --check only compares
@@ -12,7 +12,7 @@ import marked
 import typer
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS, README, PAGE = ROOT / "scripts/results/support", ROOT / "README.md", ROOT / "docs/compatibility.md"
+RESULTS, PAGE = ROOT / "scripts/results/support", ROOT / "docs/compatibility.md"
 BEGIN, END = "<!-- support matrix: begin (scripts/support_matrix.py) -->", "<!-- support matrix: end -->"
 VERSIONS = "<!-- versions: begin (scripts/support_matrix.py) -->", "<!-- versions: end -->"
 
@@ -52,7 +52,7 @@ def versions(records: list[dict]) -> str:
 
 
 def main(check: Annotated[bool, typer.Option(help="Only say whether the tables are as they are.")] = False) -> None:
-    marked.write(README, BEGIN, END, table(load()), check)
+    marked.write(PAGE, BEGIN, END, table(load()), check)
     marked.write(PAGE, *VERSIONS, versions(load()), check)
 
 

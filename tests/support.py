@@ -1,6 +1,6 @@
 """What tests say they support, and how they ended: a pytest plugin that writes it down, `pytest --support FILE`.
 
-A test says so with `@pytest.mark.supports("feature", ...)`; `scripts/support_matrix.py` makes README's table of it.
+A test says so with `@pytest.mark.supports("feature", ...)`; `scripts/support_matrix.py` makes a table of it.
 """
 
 import json

@@ -19,7 +19,7 @@ from vllm_std.config import StdConfig
 from vllm_std.demo.sign_video import make
 
 TEXT = (ROOT / "README.md").read_text()
-WORDS = 2600  # ten minutes for 260 words a minute, the generated matrix apart
+WORDS = 1600  # besides tables: six minutes
 ELSEWHERE = {"./scripts/demo.sh": "test_demo.py", "./scripts/test.sh": "now", "pip install vllm-std": "test_release.py"}
 ELSEWHERE |= {
     'python scripts/client.py clip.mp4 "What happens, and when?"': "test_examples.py",
@@ -41,9 +41,8 @@ def commands() -> list[str]:
 
 
 @pytest.mark.fast
-def test_it_takes_ten_minutes_and_its_links_lead_somewhere():
-    text = re.sub(r"<!-- support matrix: begin.*support matrix: end -->", "", TEXT, flags=re.DOTALL)
-    assert len(text.split()) < WORDS
+def test_it_is_short_and_its_links_lead_somewhere():
+    assert len(re.sub(r"^\|.*$", "", TEXT, flags=re.MULTILINE).split()) < WORDS
     for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
         for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
             if not link.startswith("http"):
