@@ -11,7 +11,8 @@ pytestmark = pytest.mark.once
 fast = pytest.mark.fast
 
 SHORT, LONG = token_prompts([1, 45, 60], seed=9), token_prompts([300, 97, 620], seed=9)
-MANAGERS = pytest.mark.parametrize("hybrid", [True, False], ids=["hybrid", "one group"])
+MANAGER = {True: "hybrid", False: "one group"}
+CASES = [(name, True) for name in WINDOWED] + [("gemma3_text", False), ("gpt_oss", False)]  # one KV cache group for all
 
 
 def managed(hybrid: bool) -> dict:
@@ -30,8 +31,7 @@ def compare(engines, plain, folder, hybrid: bool, top_k: int) -> Acceptance:
 
 @fast
 @pytest.mark.supports("models with sliding windows: Gemma-2, 3 and 4, gpt-oss, Ministral, EXAONE-4 architectures")
-@pytest.mark.parametrize("name", WINDOWED)
-@MANAGERS
+@pytest.mark.parametrize("name, hybrid", CASES, ids=[f"{MANAGER[hybrid]}-{name}" for name, hybrid in CASES])
 def test_greedy_tokens_are_plain_vllms(engines, plain, models, name, hybrid):
     seen = compare(engines, plain, models(name), hybrid, 96)
     assert 0 < seen.accepted < seen.drafted
@@ -73,8 +73,8 @@ def trained(tmp_path_factory):
 
 def test_verify_drafts_better_than_streaming_where_full_layers_matter(engines, plain, trained):
     text = (SIGN_MODEL.parent / "sign_video.py").read_text()
-    prompts = [text[:4000] + "\nThe function above", text[2000:6000] + "\n\nclass "]
-    expected, rates = plain(trained, prompts, 32, max_model_len=2048), {}
+    prompts = [text[:3000] + "\nThe function above", text[3000:6000] + "\n\nclass "]
+    expected, rates = plain(trained, prompts, 24, max_model_len=2048), {}
     for selection in ("verify", "streaming"):
         with Acceptance(engines(trained, std(selection=selection, top_k=192), max_model_len=2048)) as seen:
             assert greedy(seen.llm, prompts, 32) == expected
