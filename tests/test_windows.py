@@ -73,8 +73,8 @@ def trained(tmp_path_factory):
 
 def test_verify_drafts_better_than_streaming_where_full_layers_matter(engines, plain, trained):
     text = (SIGN_MODEL.parent / "sign_video.py").read_text()
-    prompts = [text[:3000] + "\nThe function above", text[3000:6000] + "\n\nclass "]
-    expected, rates = plain(trained, prompts, 24, max_model_len=2048), {}
+    prompts = [text[:4000] + "\nThe function above", text[2000:6000] + "\n\nclass "]
+    expected, rates = plain(trained, prompts, 32, max_model_len=2048), {}
     for selection in ("verify", "streaming"):
         with Acceptance(engines(trained, std(selection=selection, top_k=192), max_model_len=2048)) as seen:
             assert greedy(seen.llm, prompts, 32) == expected
