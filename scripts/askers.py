@@ -224,7 +224,7 @@ def run(model: str, cells: list[str], kv: Path = KV, out: Path = RESULTS / "text
 @app.command()
 def table(records: Path = RESULTS / "text.jsonl", against: str = "gamma=12") -> None:
     """Tokens a round and acceptance by position of each cell, and its difference to one of them, prompt by prompt."""
-    from vllm_std.lab.stats import difference
+    from vllm_std.tools.acceptance.stats import difference
 
     cells: dict[str, dict[str, dict]] = defaultdict(dict)
     for row in map(json.loads, records.read_text().splitlines()):

@@ -4,7 +4,7 @@ A cell is named like a policy of the lab with what differs, `verify:ask=ends` or
 temperature follow. The records are those of `vllm-std acceptance`, and `vllm-std report` makes its tables of them.
 
     python scripts/videos.py --out .cache/videos
-    python scripts/askers_video.py vllm_std/demo/tiny-sign-vlm .cache/videos scripts/results/askers/video \\
+    python scripts/askers_video.py vllm_std/tools/demo/tiny-sign-vlm .cache/videos scripts/results/askers/video \\
         verify,0.02,12,0 verify:ask=ends,0.02,12,0 verify:again=4,0.02,12,0
 """
 
@@ -20,14 +20,15 @@ import typer
 from rich.console import Console
 from torch import Tensor
 
-from vllm_std import speculator, target
-from vllm_std.lab import prompts as asked
-from vllm_std.lab import run as lab
-from vllm_std.lab.grid import Cell
-from vllm_std.lab.records import Records
+from vllm_std.draft import setup as target
+from vllm_std.draft import speculator
 from vllm_std.selection import loops, native, plain, reading
 from vllm_std.selection.queries import QueryWindow
 from vllm_std.selection.selector import Selector
+from vllm_std.tools import prompts as asked
+from vllm_std.tools.acceptance import run as lab
+from vllm_std.tools.acceptance.grid import Cell
+from vllm_std.tools.acceptance.records import Records
 
 ENGINE = {"dtype": "float32", "block_size": 32, "enforce_eager": True, "max_model_len": 9216}
 ENGINE |= {"max_num_batched_tokens": 9216, "kv_cache_memory_bytes": 800_000_000}

@@ -20,8 +20,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from vllm_std.demo import MODEL  # noqa: E402
-from vllm_std.demo.sign_video import SignVideo  # noqa: E402
+from vllm_std.tools.demo import MODEL  # noqa: E402
+from vllm_std.tools.demo.sign_video import SignVideo  # noqa: E402
 
 GAMMA, TOP_K = 5, 192
 

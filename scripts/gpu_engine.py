@@ -24,7 +24,7 @@ class Engine:
         }
         from gpu_rounds import Probe
 
-        from vllm_std.seams.lab import Bench
+        from vllm_std.patches.lab import Bench
 
         self.bench, self.inputs = Bench(self.llm), []
         core = self.llm.llm_engine.engine_core.engine_core
@@ -99,7 +99,7 @@ class Engine:
         """Answer all prompts at once. With dummy weights to the last token; seed: of synthetic luck as well."""
         from vllm import SamplingParams
 
-        from vllm_std.seams import lab
+        from vllm_std.patches import lab
 
         given = dict(
             max_tokens=tokens, temperature=temperature, ignore_eos=not self.setup.part.trained, detokenize=False

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from gpu_rounds import Clock
 
-from vllm_std.control.devices import device_here
 from vllm_std.mask import MaskShape, cdiv
+from vllm_std.roofline.devices import device_here
 from vllm_std.selection import KeySummaries, QueryWindow, Round, keys, queries, ranking, scoring, summaries
 from vllm_std.selection.keys import KeyCache
 from vllm_std.selection.reading import Reading

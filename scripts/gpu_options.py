@@ -26,7 +26,7 @@ def model_of(setup: Setup) -> str:
     """A folder; that of a model with dummy weights has a config alone."""
     name = setup.part.model
     if setup.part.trained:
-        return str(setup.text_model if name == "smollm2" else ROOT / "vllm_std/demo/tiny-sign-vlm")
+        return str(setup.text_model if name == "smollm2" else ROOT / "vllm_std/tools/demo/tiny-sign-vlm")
     folder = Path(tempfile.gettempdir(), "vllm-std-gpu", name + "-tiny" * setup.part.tiny)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(SHAPES[name] | (TINY if setup.part.tiny else {})))

@@ -22,8 +22,8 @@ def random_prompts(llm, batch: int, context: int) -> list:
 def text_prompts(llm, batch: int, context: int) -> list:
     from prompts import QUESTIONS, Maker
 
-    from vllm_std.lab.prompts import Prompt
-    from vllm_std.seams import lab
+    from vllm_std.patches import lab
+    from vllm_std.tools.prompts import Prompt
 
     make, tasks = Maker(llm.get_tokenizer(), context - 500, context, seed=0), list(QUESTIONS)
     asked = [make(tasks[number % len(tasks)], context, number)["prompt"] for number in range(batch)]
@@ -41,7 +41,7 @@ def make_videos(batch: int, context: int) -> None:
 
 
 def make_video(number: int, context: int) -> None:
-    from vllm_std.demo.sign_video import SignVideo
+    from vllm_std.tools.demo.sign_video import SignVideo
 
     if (file := video_file(number, context)).exists():
         return

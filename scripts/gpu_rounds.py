@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from vllm_std.lab.records import count
+from vllm_std.tools.acceptance.records import count
 
 STAGES = ("draft", "select", "verify", "sample")  # what is left of a round is "rest"
 GRAPHS = ("verify", "select", "draft")  # stages that can be full CUDA graphs

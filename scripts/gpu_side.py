@@ -23,7 +23,7 @@ class SideError(Exception):
 
 def environment(side: str, device: str) -> dict[str, str]:
     """What vLLM is to find in the environment. Plain vLLM and its own methods do not load the plugin."""
-    from vllm_std.seams.bench import without_std
+    from vllm_std.patches.benchmark import without_std
 
     found = ENVIRONMENT | (ON_CPU if device == "cpu" else {})
     return found if side.startswith("std") else found | {"VLLM_PLUGINS": without_std()}

@@ -24,10 +24,10 @@ from typing import Annotated, Any
 import marked
 import typer
 
-from vllm_std.demo import MODEL
-from vllm_std.demo.sign_video import make
-from vllm_std.lab.prompts import Prompt, from_file, from_videos
-from vllm_std.seams.bench import without_std
+from vllm_std.patches.benchmark import without_std
+from vllm_std.tools.demo import MODEL
+from vllm_std.tools.demo.sign_video import make
+from vllm_std.tools.prompts import Prompt, from_file, from_videos
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PAGE, CACHE = ROOT / "scripts/results/speed", ROOT / "docs/speed.md", ROOT / ".cache/speed"
@@ -172,7 +172,7 @@ def speculative(group: Group, std: dict[str, Any]) -> dict[str, Any]:
 def load(llm, row: Row, tokens: int):
     from vllm import SamplingParams
 
-    from vllm_std.seams import lab
+    from vllm_std.patches import lab
 
     ends = {"ignore_eos": True, "detokenize": row.prompts != "random", "temperature": 0.0}
     params = [SamplingParams(max_tokens=tokens, **ends) for _ in range(row.batch)]
@@ -186,7 +186,7 @@ def load(llm, row: Row, tokens: int):
 
 def run(llm, inputs: list, params: list, apart: int = 0) -> dict[str, Any]:
     """Seconds, tokens, drafted and accepted tokens, and the answers."""
-    from vllm_std.seams import lab
+    from vllm_std.patches import lab
 
     before, begun = counted(llm), time.perf_counter()
     outputs = lab.one_by_one(llm, inputs, params, apart) if apart else lab.generate(llm, inputs, params)
@@ -307,7 +307,7 @@ def hardware() -> dict[str, Any]:
     import torch
 
     from vllm_std import __version__
-    from vllm_std.seams import vllm_version
+    from vllm_std.patches.wrapping import vllm_version
 
     cpu = Path("/proc/cpuinfo").read_text()
     name = next(text.split(":")[1].strip() for text in cpu.splitlines() if "model name" in text)

@@ -16,7 +16,7 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 import typer  # noqa: E402
 from speed import counted  # noqa: E402
 
-from vllm_std.lab.prompts import from_file  # noqa: E402
+from vllm_std.tools.prompts import from_file  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLING: list[dict[str, Any]] = [
@@ -46,7 +46,7 @@ def main(
 ) -> None:
     from vllm import LLM
 
-    from vllm_std.seams.lab import Bench
+    from vllm_std.patches.lab import Bench
 
     llm = LLM(
         str(ROOT / ".cache/smollm2"), dtype="float32", enforce_eager=True, block_size=32, max_model_len=4096,

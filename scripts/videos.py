@@ -1,7 +1,7 @@
 """A folder of generated videos with questions, for `vllm-std acceptance --videos` with the bundled video model.
 
     python scripts/videos.py --out .cache/videos
-    vllm-std acceptance --model vllm_std/demo/tiny-sign-vlm --videos .cache/videos --tokens 400 --engine \\
+    vllm-std acceptance --model vllm_std/tools/demo/tiny-sign-vlm --videos .cache/videos --tokens 400 --engine \\
         '{"max_model_len": 9216, "max_num_batched_tokens": 9216,
           "media_io_kwargs": {"video": {"video_backend": "opencv", "num_frames": -1}}}'
 
@@ -12,7 +12,7 @@ most 768 frames of a video, here 192 scenes or 3,456 visual tokens.
 import argparse
 from pathlib import Path
 
-from vllm_std.demo.sign_video import make
+from vllm_std.tools.demo.sign_video import make
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ import support  # noqa: E402
 import torch  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
-SIGN_MODEL = ROOT / "vllm_std/demo/tiny-sign-vlm"
+SIGN_MODEL = ROOT / "vllm_std/tools/demo/tiny-sign-vlm"
 SMOLLM2 = ROOT / ".cache/smollm2"
 MODELS = ROOT / ".cache/test_models"
 

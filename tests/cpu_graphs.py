@@ -27,7 +27,7 @@ from vllm.v1.attention.backend import AttentionCGSupport as SUPPORT
 from vllm.v1.attention.backends.cpu_attn import CPUAttentionMetadataBuilder, _get_attn_isa
 from vllm.v1.worker.gpu import cudagraph_utils
 
-from vllm_std.seams import worker
+from vllm_std.patches import worker
 
 aten, ATTEND = torch.ops.aten, _custom_ops.cpu_attention_with_kv_cache
 ALLOCATES = {aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided}

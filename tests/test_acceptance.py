@@ -3,7 +3,7 @@
 import pytest
 from conftest import SIGN_MODEL, Acceptance, greedy, speculator_of
 
-from vllm_std.demo.sign_video import SignVideo
+from vllm_std.tools.demo.sign_video import SignVideo
 
 ROOM = dict(max_model_len=2048, max_num_batched_tokens=2048)
 TASKS = ("list", "range", "follow")

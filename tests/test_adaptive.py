@@ -8,7 +8,7 @@ from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
 
 from vllm_std.control import Costs
-from vllm_std.seams.requests import opts_out
+from vllm_std.patches.requests import opts_out
 
 pytestmark = pytest.mark.fast
 

@@ -7,8 +7,8 @@ from conftest import SIGN_MODEL
 from typer.testing import CliRunner
 
 from vllm_std import advice
-from vllm_std.cli import app
 from vllm_std.mask import MaskShape
+from vllm_std.tools.cli import app
 
 pytestmark = pytest.mark.fast
 

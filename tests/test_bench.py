@@ -9,9 +9,9 @@ from conftest import SIGN_MODEL, std
 from servers import serve
 from typer.testing import CliRunner
 
-from vllm_std.cli import app
-from vllm_std.demo.sign_video import make
-from vllm_std.seams.bench import flags, without_std
+from vllm_std.patches.benchmark import flags, without_std
+from vllm_std.tools.cli import app
+from vllm_std.tools.demo.sign_video import make
 
 ENGINE = {"dtype": "float32", "block_size": 32, "enforce_eager": True, "max_model_len": 1024, "max_num_seqs": 4}
 ENGINE |= {"kv_cache_memory_bytes": 2**28}

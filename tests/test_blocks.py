@@ -4,7 +4,7 @@ from itertools import chain
 
 import pytest
 
-from vllm_std.seams.blocks import block_ids, tokens_that_fit
+from vllm_std.patches.blocks import block_ids, tokens_that_fit
 
 pytestmark = [pytest.mark.fast, pytest.mark.once]
 GROUPS = {

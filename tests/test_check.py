@@ -10,9 +10,10 @@ from tiny_models import REFUSED
 from typer.testing import CliRunner
 from vllm.engine.arg_utils import EngineArgs
 
-from vllm_std.cli import app
 from vllm_std.config import BACKENDS
-from vllm_std.seams import LEDGER, fit
+from vllm_std.patches import fit
+from vllm_std.patches.ledger import LEDGER
+from vllm_std.tools.cli import app
 
 pytestmark = pytest.mark.fast
 

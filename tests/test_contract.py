@@ -11,7 +11,8 @@ import vllm
 from conftest import ROOT, SIGN_MODEL
 from vllm.engine.arg_utils import EngineArgs
 
-from vllm_std.seams import LEDGER, contract, fit
+from vllm_std.patches import contract, fit
+from vllm_std.patches.ledger import LEDGER
 
 pytestmark = pytest.mark.fast
 

@@ -8,11 +8,11 @@ import pytest
 from conftest import ROOT
 from typer.testing import CliRunner
 
-from vllm_std.bench.run import SIDES, own_servers
-from vllm_std.cli import app
-from vllm_std.demo import MODEL, clients, command, servers
-from vllm_std.demo.ask import Question
-from vllm_std.demo.sign_video import SignVideo
+from vllm_std.tools.bench.run import SIDES, own_servers
+from vllm_std.tools.cli import app
+from vllm_std.tools.demo import MODEL, clients, command, servers
+from vllm_std.tools.demo.ask import Question
+from vllm_std.tools.demo.sign_video import SignVideo
 
 
 def demo(*arguments) -> tuple[int, str, str]:

@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT, SIGN_MODEL
 from servers import serve
 
-from vllm_std.demo.sign_video import SignVideo
+from vllm_std.tools.demo.sign_video import SignVideo
 
 ENGINE = {"dtype": "float32", "block_size": 32, "enforce_eager": True, "max_model_len": 2048, "seed": 0}
 ENGINE |= {"kv_cache_memory_bytes": 2**28, "max_num_batched_tokens": 2048}

@@ -7,7 +7,7 @@ import torch
 from conftest import Acceptance, greedy, runner_of, scheduler_of, speculator_of, std, token_prompts
 from vllm import SamplingParams
 
-from vllm_std.seams import scheduler as seam
+from vllm_std.control import scheduler as seam
 
 pytestmark = pytest.mark.fast
 PROMPTS = token_prompts([45, 300], seed=2)

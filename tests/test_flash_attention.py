@@ -22,8 +22,8 @@ from conftest import (
     token_prompts,
 )
 
-from vllm_std.demo.sign_video import SignVideo
-from vllm_std.seams import calibration
+from vllm_std.control import calibration
+from vllm_std.tools.demo.sign_video import SignVideo
 
 if torch.cuda.is_available():
     pytest.skip("a GPU has kernels of its own", allow_module_level=True)

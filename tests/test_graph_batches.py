@@ -13,7 +13,7 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm.v1.worker.gpu.cudagraph_utils import ModelCudaGraphManager
 from vllm.v1.worker.gpu.spec_decode.target_dependent_ar.cudagraph_utils import SpeculatorCudaGraphManager
 
-from vllm_std.seams import graphs
+from vllm_std.patches import graphs
 
 pytestmark = pytest.mark.fast
 

@@ -14,7 +14,7 @@ from conftest import SIGN_MODEL, Acceptance, draft_lengths, speculator_of, std, 
 from safetensors.torch import load_file, save_file
 from tiny_models import EMBEDDING_SCALE
 
-from vllm_std.demo.sign_video import SignVideo
+from vllm_std.tools.demo.sign_video import SignVideo
 
 if torch.cuda.is_available():
     pytest.skip("the CPU stand-in is for machines without a GPU", allow_module_level=True)

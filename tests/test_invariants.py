@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import Acceptance, draft_lengths, greedy, runner_of, speculator_of, std, token_prompts
 
-from vllm_std.seams import worker
+from vllm_std.patches import worker
 
 pytestmark = pytest.mark.fast
 PROMPTS = token_prompts([45, 300, 620, 97], seed=2)

@@ -8,13 +8,13 @@ from conftest import Acceptance, std, token_prompts
 from typer.testing import CliRunner
 from vllm import SamplingParams
 
-from vllm_std.cli import app
-from vllm_std.demo.sign_video import SignVideo
-from vllm_std.lab import grid, run
-from vllm_std.lab import prompts as asked
-from vllm_std.lab.records import Records, count
-from vllm_std.lab.stats import difference, ratio
-from vllm_std.lab.summary import summarise
+from vllm_std.tools import prompts as asked
+from vllm_std.tools.acceptance import grid, run
+from vllm_std.tools.acceptance.records import Records, count
+from vllm_std.tools.acceptance.stats import difference, ratio
+from vllm_std.tools.acceptance.summary import summarise
+from vllm_std.tools.cli import app
+from vllm_std.tools.demo.sign_video import SignVideo
 
 pytestmark = pytest.mark.fast
 
@@ -126,7 +126,7 @@ def test_bad_options_get_one_sentence_and_exit_code_2(name, tmp_path):
 
 
 def test_without_matplotlib_nothing_begins(monkeypatch, tmp_path):
-    monkeypatch.setattr("vllm_std.cli.find_spec", lambda name: None)
+    monkeypatch.setattr("vllm_std.tools.console.find_spec", lambda name: None)
     code, output = vllm_std("acceptance", "--model", "m", "--prompts", tmp_path / "nowhere.jsonl")
     assert code == 2 and "pip install 'vllm-std[bench]'" in output and "nowhere" not in output
 
@@ -196,7 +196,7 @@ def lab(engines, models, tmp_path, monkeypatch):
 
 
 def test_requests_that_come_one_by_one_get_what_they_get_together(engines, models, monkeypatch):
-    from vllm_std.seams import lab
+    from vllm_std.patches import lab
 
     llm = engines(models("llama"), std())
     inputs = [{"type": "token", **prompt} for prompt in token_prompts([40, 97, 33, 150])]

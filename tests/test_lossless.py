@@ -5,7 +5,7 @@ from conftest import SIGN_MODEL, SMOLLM2, Acceptance, draft_lengths, greedy, kee
 from tiny_models import SUPPORTED_TEXT, SUPPORTED_VIDEO, noise_video, video_prompt
 from vllm import SamplingParams
 
-from vllm_std.demo.sign_video import SignVideo
+from vllm_std.tools.demo.sign_video import SignVideo
 
 MIXED = token_prompts([45, 300, 1, 620, 97])
 POLICIES = ["verify", "exact", "text", "streaming", "random"]

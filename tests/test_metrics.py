@@ -16,7 +16,7 @@ from vllm.v1.metrics.reader import get_metrics_snapshot
 from vllm.v1.metrics.stats import SchedulerStats
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
-from vllm_std.seams import stats
+from vllm_std.patches import stats
 from vllm_std.steps import REASONS, StepStats
 
 DASHBOARD = ROOT / "configs/grafana-vllm-std.json"
@@ -99,7 +99,7 @@ from vllm.v1.metrics.stats import SchedulerStats
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 old = MsgpackDecoder(EngineCoreOutputs)
 assert not hasattr(SchedulerStats, "std")
-from vllm_std.seams import stats
+from vllm_std.patches import stats
 for _ in range(2):
     stats.install()
     fresh = core_client.EngineCoreOutputs

@@ -18,8 +18,8 @@ from vllm.entrypoints.cli.serve import cmd_init
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-from vllm_std.cli import app
 from vllm_std.config import StdConfig
+from vllm_std.tools.cli import app
 
 FILES = {path.stem: path for path in sorted((ROOT / "configs").glob("*.yaml")) if path.stem != "std"}
 each = pytest.mark.parametrize("name", FILES)

@@ -7,7 +7,7 @@ from PIL import Image
 from tiny_models import FRAME, SUPPORTED_VIDEO, noise_video, video_prompt
 from vllm import SamplingParams
 
-from vllm_std.demo.sign_video import SignVideo
+from vllm_std.tools.demo.sign_video import SignVideo
 
 VIDEO, IMAGE = "<|vision_start|><|video_pad|><|vision_end|>", "<|vision_start|><|image_pad|><|vision_end|>"
 

@@ -20,13 +20,13 @@ import gpu_records  # noqa: E402
 import gpu_report  # noqa: E402
 from gpu_parts import QWEN2_7B, SHAPES, TINY, VICUNA_7B, std  # noqa: E402
 
-from vllm_std.cli import app  # noqa: E402
 from vllm_std.control import Costs  # noqa: E402
-from vllm_std.control.roofline import Shape, device_named, estimate, for_engine, kv_seconds, pass_parts  # noqa: E402
 from vllm_std.mask import MaskShape  # noqa: E402
-from vllm_std.plan.limits import memory, shares  # noqa: E402
-from vllm_std.plan.models import load as load_config  # noqa: E402
-from vllm_std.plan.predict import Load, best_of, cells, plain_seconds, tokens_a_round  # noqa: E402
+from vllm_std.models import load as load_config  # noqa: E402
+from vllm_std.roofline.estimate import Shape, device_named, estimate, for_engine, kv_seconds, pass_parts  # noqa: E402
+from vllm_std.tools.cli import app  # noqa: E402
+from vllm_std.tools.plan.limits import memory, shares  # noqa: E402
+from vllm_std.tools.plan.predict import Load, best_of, cells, plain_seconds, tokens_a_round  # noqa: E402
 
 pytestmark = [pytest.mark.fast, pytest.mark.once]
 
@@ -273,11 +273,12 @@ def test_a_device_without_a_data_sheet_needs_its_clock(name):
 
 
 def test_what_is_assumed_of_std_is_what_std_does():
+    from vllm_std import models as planned
     from vllm_std.config import CACHE_DTYPES, FULL_ATTENTION, StdConfig
-    from vllm_std.control import roofline, shape
-    from vllm_std.plan import models as planned
-    from vllm_std.plan import predict
+    from vllm_std.roofline import estimate as roofline
+    from vllm_std.roofline import shape
     from vllm_std.selection import reading, summaries
+    from vllm_std.tools.plan import predict
 
     assert (roofline.CANDIDATES, roofline.GRANULE) == (reading.CANDIDATES, summaries.GRANULE)
     assert (predict.SINK, predict.RECENT) == (StdConfig.sink, StdConfig.recent)
@@ -453,6 +454,6 @@ def test_what_std_refuses_is_not_planned(name, tmp_path):
 
 
 def test_without_matplotlib_there_is_no_map(monkeypatch, folder):
-    monkeypatch.setattr("vllm_std.cli.find_spec", lambda name: None)
+    monkeypatch.setattr("vllm_std.tools.console.find_spec", lambda name: None)
     code, output = vllm_std("--model", folder, "--gpu", "H100", "--batch", 1, "--context", 9000, "--plot", "map.png")
     assert code == 2 and "pip install 'vllm-std[bench]'" in output

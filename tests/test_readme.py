@@ -14,9 +14,9 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm.entrypoints.cli.serve import cmd_init
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-from vllm_std.cli import app
 from vllm_std.config import StdConfig
-from vllm_std.demo.sign_video import make
+from vllm_std.tools.cli import app
+from vllm_std.tools.demo.sign_video import make
 
 TEXT = (ROOT / "README.md").read_text()
 WORDS = 1600  # besides tables: six minutes

@@ -12,9 +12,9 @@ import torch
 from conftest import SIGN_MODEL, greedy, speculator_of, std, token_prompts
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
 
-from vllm_std.demo.rope_index import original_rope_index
-from vllm_std.demo.sign_video import SignVideo
 from vllm_std.reference import POLICIES, Options, Reference, Round, paged_attention
+from vllm_std.tools.demo.rope_index import original_rope_index
+from vllm_std.tools.demo.sign_video import SignVideo
 
 BLOCK, GAMMA, TOP_K, RECENT, TOKENS = 32, 3, 192, 40, 40
 PROMPTS = token_prompts([490, 773], seed=7)

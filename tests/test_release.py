@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-MODEL_FILES = {path.name for path in (ROOT / "vllm_std/demo/tiny-sign-vlm").iterdir()}
+MODEL_FILES = {path.name for path in (ROOT / "vllm_std/tools/demo/tiny-sign-vlm").iterdir()}
 
 
 def run(*command, **options) -> subprocess.CompletedProcess:
@@ -42,7 +42,7 @@ def test_they_hold_modules_licence_and_the_demo_model(built):
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "vllm_std").rglob("*.py")}
     for archive in built:
         held = names(archive)
-        assert modules | {f"vllm_std/demo/tiny-sign-vlm/{name}" for name in MODEL_FILES} <= held
+        assert modules | {f"vllm_std/tools/demo/tiny-sign-vlm/{name}" for name in MODEL_FILES} <= held
         assert any(name.endswith("LICENSE") for name in held)
     wheel, sdist = map(names, built)
     assert not [name for name in wheel if not name.startswith("vllm_std")]

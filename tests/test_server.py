@@ -11,7 +11,7 @@ import requests
 from conftest import SIGN_MODEL
 from servers import answer, counters, serve, wait_for
 
-from vllm_std.demo.sign_video import SignVideo
+from vllm_std.tools.demo.sign_video import SignVideo
 
 
 @pytest.fixture(scope="module")

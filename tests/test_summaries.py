@@ -5,8 +5,8 @@ import torch
 from conftest import SIGN_MODEL, Acceptance, draft_lengths, greedy, runner_of, speculator_of, std, token_prompts
 from vllm.v1.executor import Executor
 
-from vllm_std.demo.sign_video import SignVideo
 from vllm_std.selection.summaries import granule, share_of_kv
+from vllm_std.tools.demo.sign_video import SignVideo
 
 pytestmark = [pytest.mark.fast, pytest.mark.once]
 

@@ -19,7 +19,8 @@ from hypothesis import settings
 from schedules import POOL, Driver
 from test_schedules import PROFILE, hold
 
-from vllm_std.seams import calibration, worker
+from vllm_std.control import calibration
+from vllm_std.patches import worker
 
 pytestmark = [pytest.mark.fast, pytest.mark.once]
 ON_CPU = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has graphs and kernels of its own")

@@ -38,7 +38,7 @@ REFUSED = (
     "falcon_alibi",
 )
 
-DEMO_MODEL = Path(__file__).parents[1] / "vllm_std/demo/tiny-sign-vlm"
+DEMO_MODEL = Path(__file__).parents[1] / "vllm_std/tools/demo/tiny-sign-vlm"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 VOCAB = 704
 IMAGE_TOKEN, VIDEO_TOKEN, VISION_START, VISION_END = 678, 679, 675, 676

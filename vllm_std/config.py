@@ -9,7 +9,7 @@ from vllm.config.speculative import DraftSampleMethod, RejectionSampleMethod
 from vllm.config.utils import config
 
 from vllm_std.mask import MaskShape
-from vllm_std.plan.models import ATTENDS, FULL_ATTENTION, has_alibi, interleaves
+from vllm_std.models import ATTENDS, FULL_ATTENTION, has_alibi, interleaves
 
 SelectionPolicy = Literal["verify", "exact", "text", "streaming", "random"]
 STATIC_POLICIES = ("text", "streaming")  # never scored again, so refresh does not apply to them

@@ -6,7 +6,7 @@ from typing import Any
 import prometheus_client
 
 from vllm_std.faults import Faults, logger
-from vllm_std.seams.stats import AggregateStatLoggerBase, create_metric_per_engine
+from vllm_std.patches.stats import AggregateStatLoggerBase, create_metric_per_engine
 from vllm_std.steps import REASONS
 
 

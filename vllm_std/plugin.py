@@ -2,19 +2,20 @@
 
 import logging
 
-from vllm_std import seams
+from vllm_std.patches.install import install
+from vllm_std.patches.wrapping import vllm_version
 
 
 def register() -> None:
     """Make the speculative method `std` known to vLLM; changes nothing for users of anything else."""
     try:
-        seams.install()
+        install()
     except (ImportError, AttributeError) as missing:
         logging.getLogger("vllm").warning(
-            "vllm-std %s: speculative method 'std' is not available, because vLLM %s lacks a seam (%s); "
+            "vllm-std %s: speculative method 'std' is not available, because vLLM %s lacks what it patches (%s); "
             "vLLM itself is not affected.",
             _version(),
-            seams.vllm_version(),
+            vllm_version(),
             missing,
         )
 

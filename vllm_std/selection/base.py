@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vllm_std.mask import MaskShape, cdiv
-from vllm_std.seams.copies import async_tensor_h2d
+from vllm_std.patches.copies import async_tensor_h2d
 
 
 class Round:

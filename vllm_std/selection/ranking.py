@@ -7,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from vllm_std.mask import MaskShape
-from vllm_std.seams.copies import async_tensor_h2d
+from vllm_std.patches.copies import async_tensor_h2d
 from vllm_std.selection import native, plain
 from vllm_std.selection.base import Round
 from vllm_std.selection.keys import by_kernel, interpreted

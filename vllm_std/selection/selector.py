@@ -6,7 +6,7 @@ from torch import Tensor
 
 from vllm_std.config import StdConfig
 from vllm_std.mask import cdiv
-from vllm_std.seams.copies import async_tensor_h2d
+from vllm_std.patches.copies import async_tensor_h2d
 from vllm_std.selection.base import Observation, Round
 from vllm_std.selection.keys import KeyCache
 from vllm_std.selection.policies import POLICIES

@@ -8,7 +8,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from vllm_std.seams.copies import async_tensor_h2d
+from vllm_std.patches.copies import async_tensor_h2d
 from vllm_std.selection import native
 from vllm_std.selection.keys import KeyCache, by_kernel, read_keys
 

@@ -1,0 +1,1 @@
+"""Drafting: the speculator that vLLM calls, and what it prepares before the first draft."""

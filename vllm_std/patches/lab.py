@@ -1,0 +1,125 @@
+"""What the acceptance lab reads and switches inside an in-process engine; a server never comes here.
+
+render    LLM._preprocess_chat and _preprocess_cmpl, so that a prompt (its video too) is processed once for all cells
+generate  LLM._render_and_run_requests, which takes what was rendered; one_by_one: LLM.llm_engine and request_counter
+switch    Selector.change, the speculator's CUDA graphs and the scheduler's fixed draft length, while no request runs
+passes    StdSpeculator.observe_verification: what the sampler kept of each request, before vLLM trims it to max_tokens
+window    KVCacheCoordinator.find_longest_cache_hit: a prompt found in the prefix cache still computes its last tokens,
+          so selection sees the same observation queries in every cell, and vLLM pads no first pass with empty drafts
+"""
+
+import contextlib
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from vllm import RequestOutput
+from vllm.exceptions import VLLMValidationError
+from vllm.sampling_params import RequestOutputKind
+
+from vllm_std.tools.prompts import Prompt
+
+Passes = dict[str, list[tuple[int, int]]]
+
+
+def render(llm, prompt: Prompt) -> dict[str, Any]:
+    """Engine input of a prompt (`prompt_token_ids`, ...). Raises ValueError where vLLM cannot take it."""
+    try:
+        if llm.get_tokenizer().chat_template is None:
+            return llm._preprocess_cmpl([prompt.messages[-1]["content"]])[0]
+        return llm._preprocess_chat([prompt.messages])[0]
+    except VLLMValidationError as error:
+        raise ValueError(f"prompt {prompt.id}: {error}") from None
+
+
+def generate(llm, inputs: list[dict[str, Any]], params: list) -> list:
+    """One finished RequestOutput for each of what `render` gave, in order. `LLM.generate` would drop the videos."""
+    return llm._render_and_run_requests(iter(inputs), params, RequestOutput, use_tqdm=False)
+
+
+def one_by_one(llm, inputs: list[dict[str, Any]], params: list, apart: int) -> list:
+    """As `generate`; the next request comes when those before it have given `apart` more tokens."""
+    engine, outputs = llm.llm_engine, []
+    tokens: Counter[str] = Counter()  # of each request so far
+    waiting = list(zip(inputs, params))[::-1]
+    while waiting or engine.has_unfinished_requests():
+        if waiting and tokens.total() >= apart * (len(inputs) - len(waiting)):
+            given, wanted = waiting.pop()
+            wanted.output_kind = RequestOutputKind.CUMULATIVE
+            engine.add_request(str(next(llm.request_counter)), given, wanted)
+        for output in engine.step():
+            tokens[output.request_id] = len(output.outputs[0].token_ids)
+            if output.finished:
+                outputs.append(output)
+    return sorted(outputs, key=lambda output: int(output.request_id))
+
+
+class Bench:
+    """An engine on the bench. Made by `attach`; `max_gamma`: the draft length it was started with."""
+
+    def __init__(self, llm):
+        self.llm = llm
+        try:
+            core = llm.llm_engine.engine_core.engine_core
+            runner = core.model_executor.driver_worker.worker.model_runner
+        except AttributeError:
+            raise ValueError("the lab needs the engine in its own process: use tensor_parallel_size 1.") from None
+        self.scheduler, self.rows, self.speculator = core.scheduler, runner.req_states, runner.speculator
+        self.max_gamma = self.scheduler.num_spec_tokens
+        self.seen: list[tuple[dict[int, str], torch.Tensor]] = []
+
+    def switch(self, gamma: int, **selection) -> None:
+        """Draft `gamma` tokens a round and select with other options. Raises ValueError for what std cannot do."""
+        self.speculator.selector.change(**selection)
+        # A CUDA graph holds the addresses of the masks it was captured with: without it drafts are the same, eagerly.
+        for graphs in (self.speculator.select_cudagraph_manager, self.speculator.decode_cudagraph_manager):
+            graphs.graphs.clear()
+            graphs._graphs_captured = False
+        self.scheduler.gamma = self.scheduler.num_spec_tokens = gamma
+
+    def passes(self) -> Passes:
+        """{request id: [(tokens sampled, drafts rejected) of each pass]}, in order, since the last call."""
+        passes = defaultdict(list)
+        for ids, counts in self.seen:
+            for row, sampled, rejected in counts.T.tolist():
+                passes[ids[row].split("-")[0]].append((sampled, rejected))  # vLLM adds a random suffix
+        self.seen.clear()
+        return passes
+
+    def facts(self) -> dict[str, Any]:
+        """What the engine resolved by itself: dtype, tokens of a KV block, device."""
+        config = self.llm.llm_engine.vllm_config
+        device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+        dtype = str(config.model_config.dtype).removeprefix("torch.")
+        return {"dtype": dtype, "block_size": config.cache_config.block_size, "device": device}
+
+    def cache_tokens(self) -> int:
+        """Tokens that the KV cache holds."""
+        cache = self.llm.llm_engine.vllm_config.cache_config
+        return cache.num_gpu_blocks * cache.block_size
+
+
+@contextlib.contextmanager
+def attach(llm) -> Iterator[Bench]:
+    """Watch an engine until the block ends; leaves it with the draft length it was started with."""
+    bench = Bench(llm)
+    coordinator = bench.scheduler.kv_cache_manager.coordinator
+    hit, observe = coordinator.find_longest_cache_hit, bench.speculator.observe_verification
+
+    def find_longest_cache_hit(block_hashes, max_cache_hit_length, *args, **kwargs):
+        return hit(block_hashes, max(0, max_cache_hit_length - bench.max_gamma), *args, **kwargs)
+
+    def observe_verification(idx_mapping, num_sampled, num_rejected):
+        # A new tensor: the runner writes these again in its next pass.
+        counts = torch.stack([idx_mapping.long(), num_sampled.long(), num_rejected.long()])
+        bench.seen.append((dict(bench.rows.index_to_req_id), counts))
+        return observe(idx_mapping, num_sampled, num_rejected)
+
+    coordinator.find_longest_cache_hit = find_longest_cache_hit
+    bench.speculator.observe_verification = observe_verification
+    try:
+        yield bench
+    finally:
+        del coordinator.find_longest_cache_hit, bench.speculator.observe_verification
+        bench.scheduler.gamma = bench.scheduler.num_spec_tokens = bench.max_gamma
