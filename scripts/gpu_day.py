@@ -9,7 +9,7 @@
 The same command again measures what is missing. Each figure is a line of DIR/records.jsonl, added as soon as it is
 there, with the card, its driver, the versions and the commit; what engines say is in DIR/log.txt. A step that fails is
 recorded with its error, and the rest goes on. The table of these parts is printed last. To publish it, copy
-records.jsonl to scripts/results/gpu/NAME.jsonl and run python scripts/gpu_page.py.
+records.jsonl to docs/records/gpu/NAME.jsonl and run python scripts/gpu_page.py.
 
 parts, with their minutes on an H100:
 """

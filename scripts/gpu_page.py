@@ -1,6 +1,6 @@
 """The section of docs/speed.md that says what gpu_day.sh has measured on a GPU.
 
-python scripts/gpu_page.py             # write it from scripts/results/gpu/*.jsonl; --check only compares
+python scripts/gpu_page.py             # write it from docs/records/gpu/*.jsonl; --check only compares
 python scripts/gpu_page.py FILE ...    # print the table of these records instead
 """
 
@@ -12,7 +12,7 @@ from gpu_records import load
 from gpu_report import HEAD, cells, failures, fields, kernels_line, last, never_slower, report, start_line, starts
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS, PAGE = ROOT / "scripts/results/gpu", ROOT / "docs/speed.md"
+RESULTS, PAGE = ROOT / "docs/records/gpu", ROOT / "docs/speed.md"
 BEGIN, END = "<!-- gpu: begin (scripts/gpu_page.py) -->", "<!-- gpu: end -->"
 NOTHING = "std has not run on a GPU yet."
 
@@ -59,7 +59,7 @@ def main() -> None:
     if args.files:
         print(report([row for file in args.files for row in load(file)]))
         return
-    import marked
+    from bench import marked
 
     marked.write(
         PAGE, BEGIN, END, section([r for file in sorted(RESULTS.glob("*.jsonl")) for r in load(file)]), args.check

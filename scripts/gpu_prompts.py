@@ -20,7 +20,7 @@ def random_prompts(llm, batch: int, context: int) -> list:
 
 
 def text_prompts(llm, batch: int, context: int) -> list:
-    from prompts import QUESTIONS, Maker
+    from bench.prompts import QUESTIONS, Maker
 
     from vllm_std.patches import lab
     from vllm_std.tools.prompts import Prompt

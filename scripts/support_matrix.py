@@ -1,6 +1,6 @@
 """The tables of docs/compatibility.md, from what the tests showed:
 
-python -m pytest -n 2 --dist loadfile --support scripts/results/support/0.33.json
+python -m pytest -n 2 --dist loadfile --support docs/records/support/0.33.json
 python scripts/support_matrix.py            # writes both tables; --check only compares
 """
 
@@ -8,11 +8,11 @@ import json
 from pathlib import Path
 from typing import Annotated
 
-import marked
 import typer
+from bench import marked
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS, PAGE = ROOT / "scripts/results/support", ROOT / "docs/compatibility.md"
+RESULTS, PAGE = ROOT / "docs/records/support", ROOT / "docs/compatibility.md"
 BEGIN, END = "<!-- support matrix: begin (scripts/support_matrix.py) -->", "<!-- support matrix: end -->"
 VERSIONS = "<!-- versions: begin (scripts/support_matrix.py) -->", "<!-- versions: end -->"
 

@@ -1,6 +1,6 @@
 """The draft length is chosen so that nothing is slower than plain decoding, and little slower than the best length.
 
-Times are simulated (scripts/simulate.py): a cost model in part measured on an H100, a table wrong by up to 15 %.
+Times are simulated (scripts/bench/simulate.py): a cost model in part measured on an H100, a table wrong by up to 15 %.
 """
 
 import json
@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-sys.path.insert(0, str(ROOT / "scripts"))
+sys.path.insert(0, str(ROOT / "scripts/bench"))
 
 from simulate import LENGTHS, TRACES, Trace, adaptive, fixed, make, server, together  # noqa: E402
 

@@ -1,4 +1,4 @@
-"""What scripts/divergence.py counts, on made-up answers, and that its stored runs and their summaries agree."""
+"""What scripts/bench/divergence.py counts, on made-up answers, and that the page shows its record."""
 
 import json
 import sys
@@ -6,11 +6,11 @@ import sys
 import pytest
 from conftest import ROOT
 
-sys.path.insert(0, str(ROOT / "scripts"))
+sys.path.insert(0, str(ROOT / "scripts/bench"))
 import divergence  # noqa: E402
 
 pytestmark = [pytest.mark.fast, pytest.mark.once]
-STORED = sorted((ROOT / "scripts/results/divergence").glob("*.json"))
+RECORD = json.loads((ROOT / "docs/records/divergence.json").read_text())["summary"]
 
 
 def answers(*tokens: list[int], **more) -> dict:
@@ -50,13 +50,17 @@ def test_the_gap_is_in_the_eyes_of_the_plain_engine():
     assert row["acceptance"] == 0.75 and row["parted"] == 3
 
 
-@pytest.mark.parametrize("file", STORED, ids=lambda file: file.name)
-def test_a_stored_run_and_its_summary_agree(file):
-    raw = json.loads(file.read_text())
-    assert divergence.summary(raw) == raw["summary"]
-    assert raw["summary"]["std, float32"]["parted"] == 0, "in float32 std does not part"
-    assert json.loads(divergence.dump(raw)) == raw
+def test_the_page_shows_what_was_recorded():
+    """docs/exactness.md: partings in 1,000 tokens with their interval, and accepted drafts."""
+    page = (ROOT / "docs/exactness.md").read_text()
+    for name in ("plain, smaller batch", "std", "draft_model", "ngram"):
+        row = RECORD[name]
+        low, high = row["interval"]
+        assert f"{row['per_1000']:.1f} [{low:.1f}, {high:.1f}]" in page, name
+    assert RECORD["std, float32"]["parted"] == 0 and f"0 of {RECORD['std, float32']['tokens']:,} tokens" in page
 
 
-def test_there_is_a_stored_run():
-    assert STORED
+def test_a_record_keeps_the_table_and_not_the_answers():
+    cells = {"plain": answers([1, 2], against=None), "std": answers([1, 3], against="plain")}
+    raw = {"settings": {"model": "m"}, "cells": cells}
+    assert json.loads(divergence.record(raw)) == {"settings": {"model": "m"}, "summary": divergence.summary(raw)}

@@ -1,4 +1,4 @@
-"""The examples of scripts/ run as they stand, against a real server or engine with the bundled video model."""
+"""The examples of scripts/examples/ run as they stand, against a real server or engine with the bundled video model."""
 
 import json
 import socket
@@ -17,7 +17,7 @@ ENGINE |= {"speculative_config": {"method": "std", "adaptive": False, "top_k": 1
 
 
 def run(script: str, *arguments) -> subprocess.CompletedProcess:
-    command = [sys.executable, ROOT / "scripts" / script, *map(str, arguments)]
+    command = [sys.executable, ROOT / "scripts/examples" / script, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
@@ -51,21 +51,6 @@ def test_the_client_streams_the_answer(server, videos, flags):
     assert "tokens of prompt; the first token after" in done.stderr
 
 
-def test_two_sides_of_one_server_say_the_same(server, videos):
-    folder, question, _ = videos
-    done = run("ab.py", question, question, "--video", folder / "2.mp4", "--url", server)
-    assert done.returncode == 0, done.stderr
-    assert "plain: " in done.stdout and "std: " in done.stdout
-    assert "2 of 2 answers equal; time per token, plain over std" in done.stdout
-
-
-def test_answers_of_one_token_are_not_timed(server):
-    done = run("ab.py", "Hello", "--url", server, "--tokens", 1)
-    assert done.returncode == 0, done.stderr
-    assert "plain: 1 token, first" in done.stdout and "ms each" not in done.stdout
-    assert "1 of 1 answers equal; no answer of more than one token on both sides" in done.stdout
-
-
 def said(done: subprocess.CompletedProcess) -> str:
     """The one sentence of what does not work."""
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
@@ -75,11 +60,8 @@ def said(done: subprocess.CompletedProcess) -> str:
 
 def test_a_video_that_cannot_be_read_is_one_sentence(server, tmp_path):
     (tmp_path / "broken.mp4").write_bytes(b"not a video")
-    for script in (
-        ["client.py", tmp_path / "broken.mp4", "Why?"],
-        ["ab.py", "Why?", "--video", tmp_path / "broken.mp4"],
-    ):
-        assert script[0] in (line := said(run(*script, "--url", server))) and "400" in line
+    line = said(run("client.py", tmp_path / "broken.mp4", "Why?", "--url", server))
+    assert "client.py" in line and "400" in line
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +72,8 @@ def no_server() -> str:
 
 
 def test_a_server_that_is_not_there_is_one_sentence(no_server, videos):
-    for script in (["client.py", videos[0] / "0.mp4", "Why?"], ["ab.py", "Why?"]):
-        assert f"{script[0]}: {no_server}: Connection error" in said(run(*script, "--url", no_server))
+    line = said(run("client.py", videos[0] / "0.mp4", "Why?", "--url", no_server))
+    assert f"client.py: {no_server}: Connection error" in line
 
 
 def test_a_batch_without_a_readable_video_ends(tmp_path):

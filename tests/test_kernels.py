@@ -34,7 +34,7 @@ def test_all_kernels_compile_for_hopper():
 
 
 def test_the_table_of_estimates_is_made_of_its_records():
-    script = str(Path(__file__).parents[1] / "scripts" / "kernel_estimates.py")
+    script = str(Path(__file__).parents[1] / "scripts" / "bench" / "kernel_estimates.py")
     done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
 

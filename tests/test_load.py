@@ -12,7 +12,7 @@ import pytest
 import requests
 from conftest import ROOT, std
 
-sys.path.insert(0, str(ROOT / "scripts"))
+sys.path.insert(0, str(ROOT / "scripts/bench"))
 from servers import serve, wait_for
 from soak import SLACK_MIB, pool, server_process  # noqa: E402
 
@@ -47,7 +47,7 @@ def expected(engines, models) -> list[list[int]]:
 
 def loaded(url: str, answers: Path) -> dict:
     """The summary of a soak, without its own judgement of memory."""
-    command = [sys.executable, ROOT / "scripts/soak.py", "--url", url, "--expect", answers, "--slack", "1000"]
+    command = [sys.executable, ROOT / "scripts/bench/soak.py", "--url", url, "--expect", answers, "--slack", "1000"]
     done = subprocess.run([*command, "--requests", str(REQUESTS)], capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     print(done.stdout)

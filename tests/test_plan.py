@@ -30,7 +30,7 @@ from vllm_std.tools.plan.predict import Load, best_of, cells, plain_seconds, tok
 
 pytestmark = [pytest.mark.fast, pytest.mark.once]
 
-RESULTS = ROOT / "scripts/results"
+RESULTS = ROOT / "docs/records"
 MEASURED = json.loads((RESULTS / "steps-h100.json").read_text())
 CONFIG = {"qwen2": transformers.Qwen2Config, "llama": transformers.LlamaConfig}
 MIXTRAL = dict(

@@ -1,6 +1,6 @@
 """A cost table from data sheets: what each step must read and multiply, and how near to that a GPU comes.
 
-The shares are fitted to one H100 (scripts/results/steps-h100.json): they say where its time goes within a tenth, and
+The shares are fitted to one H100 (docs/records/steps-h100.json): they say where its time goes within a tenth, and
 are a first guess of any other device.
 """
 

@@ -1,6 +1,6 @@
 """Draw the picture of README: one round of sparse-to-dense decoding over the KV blocks of a request.
 
-python scripts/picture.py        # writes scripts/round.png
+python scripts/bench/picture.py        # writes docs/round.png
 """
 
 from pathlib import Path
@@ -52,7 +52,7 @@ def main() -> None:
     axes.set_ylim(-0.8, 2.9)
     axes.axis("off")
     figure.tight_layout()
-    figure.savefig(Path(__file__).with_name("round.png"))
+    figure.savefig(Path(__file__).parents[2] / "docs/round.png")
 
 
 if __name__ == "__main__":

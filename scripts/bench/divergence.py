@@ -1,12 +1,12 @@
 """Greedy tokens against plain vLLM's: how often they part, and how near a tie the target was where they did.
 
-    python scripts/divergence.py --out scripts/results/divergence/cpu.json       # minutes on a CPU
-    python scripts/divergence.py --model Qwen/Qwen2.5-7B-Instruct --prompts 64 --tokens 256 --out h100.json
+    python scripts/bench/divergence.py --out docs/records/divergence.json       # minutes on a CPU
+    python scripts/bench/divergence.py --model Qwen/Qwen2.5-7B-Instruct --prompts 64 --tokens 256 --out h100.json
 
 In bf16 a pass over several tokens rounds otherwise than one over a single token, whatever has drafted them. So std
 stands here beside vLLM's own draft model method (draft = target) and n-gram drafts of the same length, and beside plain
 vLLM in a smaller batch, which is the noise floor. In float32 std must not part at all. After a parting two answers have
-different contexts: only tokens up to it count. --summarise FILE prints the table of a stored run again.
+different contexts: only tokens up to it count.
 """
 
 import argparse
@@ -146,7 +146,7 @@ def start(args, name: str, prompts: list[list[int]], runner: str) -> dict:
         asked.write_text(
             json.dumps(
                 {
-                    "args": {k: v for k, v in vars(args).items() if k not in ("out", "cell", "summarise")},
+                    "args": {k: v for k, v in vars(args).items() if k not in ("out", "cell")},
                     "prompts": prompts,
                     "own": own,
                 }
@@ -183,15 +183,15 @@ def run(args) -> dict:
                 cells["plain, runner V1"] = start(args, "plain", prompts, "V1")
             cells[name] = start(args, name, prompts, "V1") | {"against": "plain, runner V1"}
         print(f"{name}: {time.time() - begun:.0f} s", file=sys.stderr)
-    settings = {key: value for key, value in vars(args).items() if key not in ("out", "cell", "summarise")}
+    settings = {key: value for key, value in vars(args).items() if key not in ("out", "cell")}
     return {"settings": settings, "prompt_tokens": list(map(len, prompts)), "errors_on_v2": errors, "cells": cells}
 
 
-def dump(raw: dict) -> str:
-    """JSON with a line for each cell."""
+def record(raw: dict) -> str:
+    """JSON of the settings and a line for each row of the table; answers themselves are not kept."""
     head = {key: value for key, value in raw.items() if key != "cells"}
-    cells = ",\n".join(f"  {json.dumps(name)}: {json.dumps(cell)}" for name, cell in raw["cells"].items())
-    return json.dumps(head)[:-1] + ',\n "cells": {\n' + cells + "\n}}\n"
+    rows = ",\n".join(f"  {json.dumps(name)}: {json.dumps(found)}" for name, found in summary(raw).items())
+    return json.dumps(head)[:-1] + ',\n "summary": {\n' + rows + "\n}}\n"
 
 
 def parse() -> argparse.Namespace:
@@ -207,8 +207,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--top-k", type=int, default=256, help="std's budget, in tokens")
     parser.add_argument("--batch", type=int, default=8, help="requests at a time")
     parser.add_argument("--other-batch", type=int, default=3, help="the same, of the noise floor")
-    parser.add_argument("--out", type=Path, help="raw results, as JSON")
-    parser.add_argument("--summarise", type=Path, metavar="FILE", help="print the table of a stored run")
+    parser.add_argument("--out", type=Path, help="settings and the table, as JSON")
     parser.add_argument("--cell", nargs=2, type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -220,10 +219,10 @@ def main() -> None:
         made = answer(argparse.Namespace(**asked["args"]), asked["prompts"], asked["own"])
         args.cell[1].write_text(json.dumps(made))
         return
-    raw = json.loads(args.summarise.read_text()) if args.summarise else run(args)
+    raw = run(args)
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(dump(raw | {"summary": summary(raw)}))
+        args.out.write_text(record(raw))
     print(table(summary(raw)))
     for name, error in raw["errors_on_v2"].items():
         print(f"{name} does not run on Model Runner V2 here: {error}")

@@ -3,8 +3,8 @@
 A cell is named like a policy of the lab with what differs, `verify:ask=ends` or `verify:again=4`; K, draft length and
 temperature follow. The records are those of `vllm-std acceptance`, and `vllm-std report` makes its tables of them.
 
-    python scripts/videos.py --out .cache/videos
-    python scripts/askers_video.py vllm_std/tools/demo/tiny-sign-vlm .cache/videos scripts/results/askers/video \\
+    python scripts/bench/videos.py --out .cache/videos
+    python scripts/bench/askers_video.py vllm_std/tools/demo/tiny-sign-vlm .cache/videos docs/records/askers/video \\
         verify,0.02,12,0 verify:ask=ends,0.02,12,0 verify:again=4,0.02,12,0
 """
 

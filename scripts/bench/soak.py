@@ -1,6 +1,6 @@
 """Load for a `vllm serve` with std: mixed requests at rising concurrency, clients that leave in mid-stream.
 
-    python scripts/soak.py --url http://127.0.0.1:8000 --expect http://127.0.0.1:8001   # the second one without std
+    python scripts/bench/soak.py --url http://127.0.0.1:8000 --expect http://127.0.0.1:8001   # the second without std
 
 Prints a JSON summary; its `failures` is empty and the exit status 0 where no request failed that plain vLLM would
 answer, greedy answers were those of plain vLLM, and the server was left idle, empty and no larger than before.

@@ -1,10 +1,10 @@
 """What the controller's choices would cost: traces through a simulated server, against plain and fixed draft lengths.
 
-    python scripts/simulate.py --out scripts/results/simulation
+    python scripts/bench/simulate.py --out docs/records/simulation
 
 SIMULATED TIMES, not measurements of std. A step takes what a cost model says. Of its parts the dense decode step was
 measured on one H100 80GB (Qwen2-VL-7B's language shape, bf16, dummy weights); what drafting, selection and verifying
-take is derived from it. Acceptance is drawn from what the lab recorded (results/acceptance-*), of small models on CPU.
+take is derived from it. Acceptance is drawn from what the lab recorded of small models on CPU (docs/records/).
 
 The controller sees a table wrong by up to 15 % in each part, measurements with noise and stalls, and outcomes a step
 late. Its first round after plain steps drafts one token with a mask not scored. Every policy meets the same draws.
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from vllm_std.control.controller import Choice, Controller  # noqa: E402
@@ -91,7 +91,7 @@ def ramp(rng: np.random.Generator) -> Requests:
 
 def recorded(of: str) -> np.ndarray:
     """[prompts, positions] acceptance of each prompt in the lab, K 5 % of the context, mask scored every round."""
-    lines = (ROOT / f"scripts/results/acceptance-{of}/records.jsonl").read_text().splitlines()[1:]
+    lines = (ROOT / f"docs/records/acceptance-{of}/records.jsonl").read_text().splitlines()[1:]
     rows = [row for row in map(json.loads, lines) if (row["policy"], row["k"], row["refresh"]) == ("verify", 0.05, 1)]
     accepted = np.array([row["accepted_by_position"] for row in rows], float)
     before = np.concatenate([[[row["drafted_by_position"][0]] for row in rows], accepted[:, :-1]], axis=1)
@@ -283,7 +283,7 @@ def plot(traces: list[dict], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=ROOT / "scripts/results/simulation")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs/records/simulation")
     parser.add_argument("--seeds", type=int, default=SEEDS)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)

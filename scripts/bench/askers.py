@@ -3,10 +3,10 @@
 A prompt is computed once; then each way of asking drafts along the answer that the dense model gives, which is what
 std's greedy answer is whatever drafts propose. For Llama-shaped models, float32 but for keys, values and queries kept.
 
-    python scripts/prompts.py --tokenizer .cache/smollm2 --out prompts.jsonl --count 40 --max-tokens 5500
-    python scripts/askers.py record .cache/smollm2 prompts.jsonl
-    python scripts/askers.py run .cache/smollm2 gamma=12 gamma=12,ask=ends
-    python scripts/askers.py table
+    python scripts/bench/prompts.py --tokenizer .cache/smollm2 --out prompts.jsonl --count 40 --max-tokens 5500
+    python scripts/bench/askers.py record .cache/smollm2 prompts.jsonl
+    python scripts/bench/askers.py run .cache/smollm2 gamma=12 gamma=12,ask=ends
+    python scripts/bench/askers.py table
 """
 
 import json
@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.nn.functional import scaled_dot_product_attention as attention
 
-RESULTS = Path(__file__).parent / "results/askers"
+RESULTS = Path(__file__).parents[2] / "docs/records/askers"
 BLOCK, SINK, RECENT = 32, 1, 32  # tokens of a KV block; sink in blocks; recent window in tokens
 TOKENS, WINDOW = 96, 13  # of an answer; queries of a prompt's end that are kept
 TOGETHER = 24  # prompts that draft together

@@ -1,11 +1,11 @@
 """What a round of selection should take on an H100, estimated from its kernels as compiled for one; nothing is timed.
 
-    python scripts/kernel_estimates.py                  # needs no GPU; some minutes
-    python scripts/kernel_estimates.py --askers 1 2     # also two queries of a request, scored in one read
+    python scripts/bench/kernel_estimates.py                  # needs no GPU; some minutes
+    python scripts/bench/kernel_estimates.py --askers 1 2     # also two queries of a request, scored in one read
 
 A launch takes the longest of three times, and LAUNCH: its bytes at the memory's full rate; its instructions, one a
 cycle and scheduler; and its programs one after the other as far as they do not fit the card at once, each waiting for
-memory as often as its loops ask and nothing is on its way. Writes results/kernel_estimates.jsonl and the table of
+memory as often as its loops ask and nothing is on its way. Writes docs/records/kernel_estimates.jsonl and the table of
 docs/selection.md.
 """
 
@@ -28,7 +28,7 @@ REGISTERS, SHARED, WARPS, SECTOR = 65536, 227 * 1024, 64, 32  # of a multiproces
 LAUNCH, MEMORY, CACHE, BARRIER = 2.5e-6, 0.7e-6, 0.15e-6, 30 / 1.755e9  # s: in a CUDA graph; to be answered; to meet
 DEPENDENT = 2  # cycles from one instruction of a warp to the next
 STARTS = {"_look": 4, "_read": 5, "_shares": 3, "_pick": 2, "_fill": 4}  # answers awaited one after another at first
-RESULTS = Path(__file__).parent / "results" / "kernel_estimates.jsonl"
+RESULTS = Path(__file__).parents[2] / "docs/records/kernel_estimates.jsonl"
 
 
 def work_of(name: str, grid: tuple, context: int, heads: int, mask: MaskShape) -> tuple[float, list[float], float]:
@@ -117,7 +117,7 @@ def main() -> None:
         records = [round_of(*row, *case) for case in cases for row in ROWS]
         RESULTS.write_text("".join(json.dumps(record) + "\n" for record in records))
     records = [json.loads(line) for line in RESULTS.read_text().splitlines()]
-    page = Path(__file__).parents[1] / "docs" / "selection.md"
+    page = Path(__file__).parents[2] / "docs/selection.md"
     write(page, "<!-- estimates begin -->", "<!-- estimates end -->", table(records), args.check)
     print(table(records))
 

@@ -1,7 +1,7 @@
 """The speed table of docs/speed.md: plain vLLM without the plugin, on Model Runner V1 and V2, and std, by the clock.
 
-    python scripts/speed.py run --out scripts/results/speed        # a JSON for each row
-    python scripts/speed.py table                                  # the table from these; --check only compares
+    python scripts/bench/speed.py run --out docs/records/speed        # a JSON for each row
+    python scripts/bench/speed.py table                                  # the table from these; --check only compares
 
 Each side is an engine in a process of its own, with the same model, prompts and arguments. They take turns, so what
 disturbs the machine disturbs all; an idle one waits for its turn. All prompts are in the prefix cache and were answered
@@ -29,9 +29,9 @@ from vllm_std.tools.demo import MODEL
 from vllm_std.tools.demo.sign_video import make
 from vllm_std.tools.prompts import Prompt, from_file, from_videos
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS, PAGE, CACHE = ROOT / "scripts/results/speed", ROOT / "docs/speed.md", ROOT / ".cache/speed"
-BEGIN, END = "<!-- speed: begin (scripts/speed.py table) -->", "<!-- speed: end -->"
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS, PAGE, CACHE = ROOT / "docs/records/speed", ROOT / "docs/speed.md", ROOT / ".cache/speed"
+BEGIN, END = "<!-- speed: begin (scripts/bench/speed.py table) -->", "<!-- speed: end -->"
 PLAIN = {"plain V1": "0", "plain V2": "1"}  # and its VLLM_USE_V2_MODEL_RUNNER
 VIDEO = {"media_io_kwargs": {"video": {"video_backend": "opencv", "num_frames": -1}}, "max_num_batched_tokens": 32768}
 VIDEO |= {"allowed_local_media_path": str(CACHE), "max_model_len": 32768, "max_num_seqs": 16}
@@ -102,7 +102,7 @@ def prepare() -> None:
             if not (path := folder / f"signs-{number:02d}.mp4").with_suffix(".json").exists():
                 make(path, scenes, patches, seed=number + 1, sentences=16)
     if not (CACHE / "text.jsonl").exists():
-        command = [sys.executable, str(ROOT / "scripts/prompts.py"), "--tokenizer", str(ROOT / ".cache/smollm2")]
+        command = [sys.executable, str(ROOT / "scripts/bench/prompts.py"), "--tokenizer", str(ROOT / ".cache/smollm2")]
         subprocess.run([*command, "--out", str(CACHE / "text.jsonl"), "--count", "40"], check=True)
 
 

@@ -1,6 +1,6 @@
 """What it brings to draft with a request's top-k, top-p and min-p: accepted drafts with and without, the same prompts.
 
-    python scripts/truncation.py --out scripts/results/truncation.json
+    python scripts/bench/truncation.py --out docs/records/truncation.json
 
 Acceptance does not depend on the hardware. SmolLM2 on the beginnings of real texts, float32.
 """
@@ -18,7 +18,7 @@ from speed import counted  # noqa: E402
 
 from vllm_std.tools.prompts import from_file  # noqa: E402
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SAMPLING: list[dict[str, Any]] = [
     {"temperature": 0.7, "top_p": 0.8, "top_k": 20},  # of Qwen2.5's generation_config.json
     {"temperature": 1.0, "top_p": 0.95},

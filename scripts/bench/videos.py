@@ -1,6 +1,6 @@
 """A folder of generated videos with questions, for `vllm-std acceptance --videos` with the bundled video model.
 
-    python scripts/videos.py --out .cache/videos
+    python scripts/bench/videos.py --out .cache/videos
     vllm-std acceptance --model vllm_std/tools/demo/tiny-sign-vlm --videos .cache/videos --tokens 400 --engine \\
         '{"max_model_len": 9216, "max_num_batched_tokens": 9216,
           "media_io_kwargs": {"video": {"video_backend": "opencv", "num_frames": -1}}}'

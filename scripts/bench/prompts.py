@@ -3,7 +3,7 @@
 All of it comes with Python itself, some 300,000 tokens; passages overlap only when that is used up. Tasks take turns:
 summarise, quote, retrieve (what a section says, by its heading) and walk (through the text in order).
 
-    python scripts/prompts.py --tokenizer .cache/smollm2 --out prompts.jsonl --count 40
+    python scripts/bench/prompts.py --tokenizer .cache/smollm2 --out prompts.jsonl --count 40
 """
 
 import argparse

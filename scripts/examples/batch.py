@@ -1,6 +1,6 @@
 """Asks one question about each mp4 of a folder, offline, and writes a line of JSON for each as it is answered.
 
-    python scripts/batch.py clips --model Qwen/Qwen2.5-VL-7B-Instruct --question "What happens?" --out answers.jsonl
+    python scripts/examples/batch.py clips --model Qwen/Qwen2.5-VL-7B-Instruct --out answers.jsonl
 
 Interrupted, it goes on where it was: videos that have an answer in the file are not asked again. A video that cannot be
 read gets a line with its error, and is tried again in the next run.

@@ -1,8 +1,8 @@
 """Asks a running server about a video, and prints the answer as it is made.
 
 vllm serve Qwen/Qwen2.5-VL-7B-Instruct --speculative-method std
-python scripts/client.py clip.mp4 "What happens, and when?"
-python scripts/client.py clip.mp4 "What happens, and when?" --plain      # this request without std
+python scripts/examples/client.py clip.mp4 "What happens, and when?"
+python scripts/examples/client.py clip.mp4 "What happens, and when?" --plain      # this request without std
 """
 
 import base64
