@@ -23,11 +23,10 @@ def text_prompts(llm, batch: int, context: int) -> list:
     from bench.prompts import QUESTIONS, Maker
 
     from vllm_std.patches import lab
-    from vllm_std.tools.prompts import Prompt
 
     make, tasks = Maker(llm.get_tokenizer(), context - 500, context, seed=0), list(QUESTIONS)
     asked = [make(tasks[number % len(tasks)], context, number)["prompt"] for number in range(batch)]
-    return [lab.render(llm, Prompt("", None, [{"role": "user", "content": text}])) for text in asked]
+    return [lab.render(llm, [{"role": "user", "content": text}], text[:40]) for text in asked]
 
 
 def video_file(number: int, context: int) -> Path:

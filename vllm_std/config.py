@@ -132,6 +132,11 @@ class StdConfig(SpeculativeConfig):
         return (*(length for length in LENGTHS if length < most), most) if self.adaptive else (most,)
 
     @property
+    def needs_queries(self) -> bool:
+        """Whether blocks are scored by queries of the dense pass, which it then has to capture."""
+        return self.selection not in ("streaming", "random")
+
+    @property
     def max_num_new_slots_for_drafting(self) -> int:
         return 0
 

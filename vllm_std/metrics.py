@@ -5,8 +5,6 @@ from typing import Any
 
 import prometheus_client
 
-from vllm_std.faults import Faults, logger
-from vllm_std.patches.stats import AggregateStatLoggerBase, create_metric_per_engine
 from vllm_std.steps import REASONS
 
 
@@ -63,7 +61,8 @@ class StdProm:
         return kind(f"vllm:std_{name}", documentation, labelnames=["model_name", "engine", *more], **options)
 
     def _per_engine(self, kind, name: str, documentation: str, **options):
-        return create_metric_per_engine(self._family(kind, name, documentation, **options), self.labels)
+        family = self._family(kind, name, documentation, **options)
+        return {index: family.labels(*labels) for index, labels in self.labels.items()}
 
     def _gauge(self, name: str, documentation: str):
         return self._per_engine(prometheus_client.Gauge, name, documentation, multiprocess_mode="mostrecent")
@@ -104,39 +103,3 @@ class Interval:
 
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
-
-
-class StdStatLogger(AggregateStatLoggerBase):
-    """One for all engines of a front end; lines: "none", one for "each" engine, or one of all "together"."""
-
-    def __init__(self, vllm_config, engine_indexes: list[int], lines: str = "each"):
-        model, options = vllm_config.model_config, vllm_config.speculative_config
-        self.prom = StdProm(model.served_model_name, engine_indexes, options.num_speculative_tokens)
-        self.lines, self.faults = lines, Faults()
-        self.engine_indexes = engine_indexes
-        self.intervals: dict[int, Interval] = {}
-
-    def record(self, scheduler_stats, iteration_stats, mm_cache_stats=None, engine_idx: int = 0) -> None:
-        payload = getattr(scheduler_stats, "std", None)
-        if payload is None or engine_idx not in self.prom.labels:
-            return
-        with self.faults.caught("metrics"):
-            self.prom.observe(payload, engine_idx)
-            if self.lines != "none":
-                row = engine_idx if self.lines == "each" else -1
-                self.intervals.setdefault(row, Interval()).observe(payload)
-
-    def log(self) -> None:
-        intervals, self.intervals = self.intervals, {}
-        with self.faults.caught("metrics"):
-            for index, interval in sorted(intervals.items()):
-                logger.info("%s%s", self._prefix(index), interval)
-
-    def log_engine_initialized(self) -> None:
-        pass
-
-    def _prefix(self, index: int) -> str:
-        """Whose line it is, in vLLM's words; as vLLM's line of speculative decoding, it has none with one engine."""
-        if index == -1:
-            return f"{len(self.engine_indexes)} Engines Aggregated: "
-        return f"Engine {index:03d}: " if len(self.engine_indexes) > 1 else ""

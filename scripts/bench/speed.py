@@ -181,7 +181,7 @@ def load(llm, row: Row, tokens: int):
         return [
             {"type": "token", "prompt_token_ids": draw.choices(range(5, 1000), k=8100)} for _ in range(row.batch)
         ], params
-    return [lab.render(llm, prompt) for prompt in questions(row)], params
+    return [lab.render(llm, prompt.messages, prompt.id) for prompt in questions(row)], params
 
 
 def run(llm, inputs: list, params: list, apart: int = 0) -> dict[str, Any]:

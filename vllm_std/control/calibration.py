@@ -13,13 +13,12 @@ from pathlib import Path
 import vllm
 import vllm.envs as envs
 from vllm.platforms import current_platform
-from vllm.sampling_params import SamplingParams
-from vllm.v1.core.sched.output import CachedRequestData, NewRequestData, SchedulerOutput
 
 from vllm_std import __version__
 from vllm_std.control import Costs, Point
 from vllm_std.faults import Faults, logger
-from vllm_std.patches.blocks import Group, block_ids, tokens_that_fit
+from vllm_std.patches.blocks import tokens_that_fit
+from vllm_std.patches.timed_steps import TimedRequests, cache_groups
 
 STEPS, BATCHES, SECONDS = 5, (1, 8, 32, 128, 256), 20.0
 MAX_TOKENS = 1 << 20  # more cached tokens than this say nothing new
@@ -112,11 +111,11 @@ def _measure(executor, deadline: float) -> Iterator[Point]:
     lengths = sorted({0, 1, options.num_speculative_tokens})
     room = (STEPS + 2) * (sum(lengths) + len(lengths))
     for batch, context in _loads(vllm_config, blocks, room):
-        requests = Requests(executor, batch, context, room)
+        requests = TimedRequests(executor, batch, context, room)
         for length in lengths:
             if time.perf_counter() > deadline:
                 break
-            yield Point(batch, batch * context, length, requests.time(length))
+            yield Point(batch, batch * context, length, requests.time(length, STEPS))
         requests.finish()
 
 
@@ -131,7 +130,7 @@ def _loads(vllm_config, blocks: int, room: int) -> Iterator[tuple[int, int]]:
     fits = [batch for batch in fits if batch * (1 + options.num_speculative_tokens) <= scheduler.max_num_batched_tokens]
 
     def context(batch: int) -> int:
-        return min(longest, MAX_TOKENS // batch, tokens_that_fit(_groups(vllm_config), blocks // batch, room))
+        return min(longest, MAX_TOKENS // batch, tokens_that_fit(cache_groups(vllm_config), blocks // batch, room))
 
     if not fits:
         return
@@ -139,67 +138,3 @@ def _loads(vllm_config, blocks: int, room: int) -> Iterator[tuple[int, int]]:
     most = max((batch for batch in fits if context(batch) >= 4 * mask), default=1)
     loads = [(1, short[1]), (1, context(1)), (most, short[most]), (most, context(most)), *short.items()]
     yield from (load for load in dict.fromkeys(loads) if load[1] > 1)
-
-
-def _groups(vllm_config) -> list[Group]:
-    return vllm_config.speculative_config.kv_groups or [(vllm_config.cache_config.block_size, 0)]
-
-
-class Requests:
-    """`batch` requests of `context` cached tokens each, until `finish`; with blocks for `room` more tokens."""
-
-    def __init__(self, executor, batch: int, context: int, room: int):
-        self.executor, self.ids = executor, [f"_std_calibration_{row}_" for row in range(batch)]
-        self.computed, self.verifies = context - 1, 0
-        self.waiting: list = []
-        self.ahead = int(executor.vllm_config.scheduler_config.async_scheduling)
-        ids = block_ids(_groups(executor.vllm_config), batch, context, room)
-        params, prompt = SamplingParams(temperature=0.0, max_tokens=room), [0] * context
-        self.new = [
-            NewRequestData(
-                req_id=request, prompt_token_ids=prompt, mm_features=[], sampling_params=params, pooling_params=None,
-                block_ids=blocks, num_computed_tokens=context - 1, lora_request=None, prefill_token_ids=prompt,
-            )
-            for request, blocks in zip(self.ids, ids)
-        ]  # fmt: skip
-        self._step(0)
-
-    def time(self, length: int) -> float:
-        """Seconds of a step that verifies `length` drafts of each request and drafts as many; the best of some, because
-        what disturbs a step only adds to it."""
-        self.verifies, ended = 0, []
-        for _ in range(STEPS + 2):  # the first one verifies nothing yet
-            self._step(length)
-            ended.append(time.perf_counter())
-        return min(later - earlier for earlier, later in zip(ended[1:], ended[2:]))
-
-    def finish(self) -> None:
-        while self.waiting:
-            self.waiting.pop().result()
-        output = SchedulerOutput.make_empty()
-        output.finished_req_ids = set(self.ids)
-        self.executor.execute_model(output)
-
-    def _step(self, length: int) -> None:
-        output, tokens = SchedulerOutput.make_empty(), 1 + self.verifies
-        if self.new:
-            output.scheduled_new_reqs, self.new = self.new, []
-        else:
-            cached = CachedRequestData.make_empty()
-            cached.req_ids, cached.new_block_ids = self.ids, [None] * len(self.ids)
-            cached.num_computed_tokens, cached.num_output_tokens = [self.computed] * len(self.ids), [1] * len(self.ids)
-            output.scheduled_cached_reqs = cached
-        output.num_scheduled_tokens = dict.fromkeys(self.ids, tokens)
-        output.total_num_scheduled_tokens = tokens * len(self.ids)
-        if self.verifies:
-            output.scheduled_spec_decode_tokens = {request: [-1] * self.verifies for request in self.ids}
-        output.num_spec_tokens_to_schedule = self.verifies = length
-        self.computed += tokens
-        self.waiting.append(self._submit(output))
-        # As the engine does: with async scheduling a step is on its way before the outcome of the last one is awaited.
-        while len(self.waiting) > self.ahead:
-            self.waiting.pop(0).result()
-
-    def _submit(self, output):
-        executed = self.executor.execute_model(output, non_block=True)
-        return self.executor.sample_tokens(None, non_block=True) or executed

@@ -17,7 +17,6 @@ from vllm_std.control import Acceptance, Choice, Controller, calibration
 from vllm_std.faults import Faults
 from vllm_std.patches import stats
 from vllm_std.patches.requests import opts_out
-from vllm_std.selection import POLICIES
 from vllm_std.steps import StepStats
 
 LONGEST_REST = 1024  # steps
@@ -52,7 +51,7 @@ class Drafting(Mixin):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         options, self.gamma = self.vllm_config.speculative_config, self.num_spec_tokens
-        self.asks = POLICIES[options.selection].needs_queries
+        self.asks = options.needs_queries
         self.mask = options.mask_shape(self.cache_config.block_size)
         self.costs = calibration.costs(self.vllm_config) if options.adaptive else None
         self.controller, self.outcomes = None, Acceptance(1, self.gamma)

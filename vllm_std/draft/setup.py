@@ -57,7 +57,7 @@ class TargetAsDraft(worker.TargetDependentARSpeculator):
             worker.require_masked_attention(self.vllm_config, None)
         self.layer_list = list(self.layers.values())
         self.scales = [worker.query_scale(layer) for layer in self.layer_list]
-        self.asks = POLICIES[self.speculative_config.selection].needs_queries
+        self.asks = self.speculative_config.needs_queries
         self._keep_queries()
 
     def _keep_queries(self) -> None:

@@ -163,7 +163,6 @@ CONTRACT: dict[str, tuple[Need, ...]] = {
         ),
         Need("overrides", f"{LOGGERS}AggregateStatLoggerBase.log", "self"),
         Need("overrides", f"{LOGGERS}AggregateStatLoggerBase.log_engine_initialized", "self"),
-        Need("calls", "vllm.v1.metrics.utils:create_metric_per_engine", "metric, per_engine_labelvalues"),
         Need("reads", "vllm.v1.metrics.stats:", "SchedulerStats"),
         Need("calls", "vllm.v1.engine.core_client:EngineCoreOutputs", "scheduler_stats="),
     ),

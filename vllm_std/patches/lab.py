@@ -18,19 +18,17 @@ from vllm import RequestOutput
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import RequestOutputKind
 
-from vllm_std.tools.prompts import Prompt
-
 Passes = dict[str, list[tuple[int, int]]]
 
 
-def render(llm, prompt: Prompt) -> dict[str, Any]:
-    """Engine input of a prompt (`prompt_token_ids`, ...). Raises ValueError where vLLM cannot take it."""
+def render(llm, messages: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    """Engine input of a conversation (`prompt_token_ids`, ...). Raises ValueError, naming it, where vLLM refuses."""
     try:
         if llm.get_tokenizer().chat_template is None:
-            return llm._preprocess_cmpl([prompt.messages[-1]["content"]])[0]
-        return llm._preprocess_chat([prompt.messages])[0]
+            return llm._preprocess_cmpl([messages[-1]["content"]])[0]
+        return llm._preprocess_chat([messages])[0]
     except VLLMValidationError as error:
-        raise ValueError(f"prompt {prompt.id}: {error}") from None
+        raise ValueError(f"prompt {name}: {error}") from None
 
 
 def generate(llm, inputs: list[dict[str, Any]], params: list) -> list:

@@ -17,14 +17,10 @@ from vllm.v1.metrics.loggers import (
     StatLoggerManager,
 )
 from vllm.v1.metrics.stats import SchedulerStats
-from vllm.v1.metrics.utils import create_metric_per_engine
 
-from vllm_std.faults import logger
+from vllm_std.faults import Faults, logger
+from vllm_std.metrics import Interval, StdProm
 from vllm_std.patches.wrapping import is_std, wrap
-
-__all__ = [
-    "AggregateStatLoggerBase", "add_field", "attach", "create_metric_per_engine", "install",
-]  # fmt: skip
 
 
 def install() -> None:
@@ -73,8 +69,6 @@ def _init_manager(plain, self, vllm_config, *args, **kwargs):
     plain(self, vllm_config, *args, **kwargs)
     if not is_std(vllm_config):
         return
-    from vllm_std.metrics import StdStatLogger
-
     # After vLLM's own, which begin by taking every metric of an earlier engine out of the registry, std's among them.
     self.stat_loggers.append(StdStatLogger(vllm_config, self.engine_indexes, _lines(self.stat_loggers)))
 
@@ -85,3 +79,39 @@ def _lines(loggers: list[AggregateStatLoggerBase]) -> str:
     if any(isinstance(part, AggregatedLoggingStatLogger) for part in parts):
         return "together"
     return "each" if any(isinstance(part, LoggingStatLogger) for part in parts) else "none"
+
+
+class StdStatLogger(AggregateStatLoggerBase):
+    """One for all engines of a front end; lines: "none", one for "each" engine, or one of all "together"."""
+
+    def __init__(self, vllm_config, engine_indexes: list[int], lines: str = "each"):
+        model, options = vllm_config.model_config, vllm_config.speculative_config
+        self.prom = StdProm(model.served_model_name, engine_indexes, options.num_speculative_tokens)
+        self.lines, self.faults = lines, Faults()
+        self.engine_indexes = engine_indexes
+        self.intervals: dict[int, Interval] = {}
+
+    def record(self, scheduler_stats, iteration_stats, mm_cache_stats=None, engine_idx: int = 0) -> None:
+        payload = getattr(scheduler_stats, "std", None)
+        if payload is None or engine_idx not in self.prom.labels:
+            return
+        with self.faults.caught("metrics"):
+            self.prom.observe(payload, engine_idx)
+            if self.lines != "none":
+                row = engine_idx if self.lines == "each" else -1
+                self.intervals.setdefault(row, Interval()).observe(payload)
+
+    def log(self) -> None:
+        intervals, self.intervals = self.intervals, {}
+        with self.faults.caught("metrics"):
+            for index, interval in sorted(intervals.items()):
+                logger.info("%s%s", self._prefix(index), interval)
+
+    def log_engine_initialized(self) -> None:
+        pass
+
+    def _prefix(self, index: int) -> str:
+        """Whose line it is, in vLLM's words; as vLLM's line of speculative decoding, it has none with one engine."""
+        if index == -1:
+            return f"{len(self.engine_indexes)} Engines Aggregated: "
+        return f"Engine {index:03d}: " if len(self.engine_indexes) > 1 else ""

@@ -93,7 +93,7 @@ def run(llm, plan: Plan, prompts: list[Prompt], records: Records, console: Conso
         task = progress.add_task("", total=len(todo))
         for first in range(0, len(waiting), plan.batch):
             chunk = waiting[first : first + plan.batch]
-            inputs = {prompt.id: lab.render(bench.llm, prompt) for prompt in chunk}
+            inputs = {prompt.id: lab.render(bench.llm, prompt.messages, prompt.id) for prompt in chunk}
             _warn_of_recomputing(bench, plan, inputs, console)
             for cell in plan.cells:
                 asked = [prompt for prompt in chunk if (prompt.id, cell) in todo]
