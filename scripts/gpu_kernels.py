@@ -17,7 +17,7 @@ from gpu_rounds import Clock
 
 from vllm_std.mask import MaskShape, cdiv
 from vllm_std.roofline.devices import device_here
-from vllm_std.selection import KeySummaries, QueryWindow, Round, keys, queries, ranking, scoring, summaries
+from vllm_std.selection import BatchBuffers, KeySummaries, QueryWindow, keys, queries, ranking, scoring, summaries
 from vllm_std.selection.keys import KeyCache
 from vllm_std.selection.reading import Reading
 
@@ -52,16 +52,16 @@ class Case:
         order = torch.arange(BLOCK)[:, None] * stored[0].stride(2) + torch.arange(SIZE)
         self.cache = KeyCache(stored, order, plain=True, scales=[1.0] * self.layers)
         table = torch.randperm(blocks, device=self.device).view(self.batch, self.columns).int()
-        self.seen, row = Round(table), torch.arange(self.batch, device=self.device, dtype=torch.int32)
+        self.buffers, row = BatchBuffers(table), torch.arange(self.batch, device=self.device, dtype=torch.int32)
         self.window = QueryWindow((self.layers, self.batch, GAMMA + 1, HEADS, SIZE), dtype, self.device)
         self.starts = torch.arange(self.batch + 1, device=self.device, dtype=torch.int32) * (GAMMA + 1)
         self.query = torch.randn(self.batch * (GAMMA + 1), HEADS, SIZE, dtype=dtype, device=self.device)
         flags = torch.ones(2, self.batch, dtype=torch.int32, device=self.device)
-        self.seen.begin(row, torch.full_like(row, self.context), torch.full_like(row, 3), flags)
+        self.buffers.load(row, torch.full_like(row, self.context), torch.full_like(row, 3), flags)
         shape = (self.layers, blocks, KV_HEADS, 1, SIZE)
         self.summaries = KeySummaries(shape, dtype, self.device)
         self.summarise(self.columns)
-        self.ranking = ranking.Ranking(self.mask, self.layers, self.batch, self.context + 64, None, self.device)
+        self.ranking = ranking.Ranking(self.mask, self.layers, self.batch, self.context + 64, self.device)
         scales = torch.full((self.layers,), SIZE**-0.5, device=self.device)
         self.scorer = scoring.Scorer(self.mask, self.summaries.means, self.window.kept, scales, self.columns)
         self.tables = torch.zeros(
@@ -72,16 +72,18 @@ class Case:
     def see(self) -> None:
         """What the dense pass adds."""
         for layer in range(self.layers):
-            self.window.see(layer, self.query, self.starts)
+            self.window.capture(layer, self.query, self.starts)
 
     def summarise(self, newest: int) -> None:
         """Blocks of each request; a round completes two at most."""
-        self.summaries.update(self.cache, self.seen.length, self.seen.table, np.full(self.batch, newest))
+        self.summaries.update(
+            self.cache, self.buffers.context_lens, self.buffers.block_table, np.full(self.batch, newest)
+        )
 
     def select(self) -> None:
         """What a CUDA graph of selection holds."""
-        self.scorer.run(self.cache, self.seen, self.batch, self.ranking)
-        self.ranking.fill(self.tables, self.seq_lens, self.seen, self.batch)
+        self.scorer.run(self.cache, self.buffers, self.batch, self.ranking)
+        self.ranking.fill(self.tables, self.seq_lens, self.buffers, self.batch)
 
     def least_ms(self, bandwidth: float) -> float:
         """Bytes that must be moved, at the full rate of the memory."""

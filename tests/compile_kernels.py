@@ -9,21 +9,21 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from vllm_std.mask import MaskShape
-from vllm_std.selection import KeySummaries, QueryWindow, Round, keys
+from vllm_std.selection import BatchBuffers, KeySummaries, QueryWindow, keys
 from vllm_std.selection.ranking import Ranking
 from vllm_std.selection.scoring import Scorer
 
 LAYERS, REQS, BLOCKS = 2, 4, 100
 CPU = torch.device("cpu")
-CASES = [  # dtype, cached dtype, block size, query heads, KV heads, head size, plain order, coverage
-    (torch.bfloat16, torch.bfloat16, 16, 28, 4, 128, True, None),
-    (torch.bfloat16, torch.float8_e4m3fn, 16, 28, 4, 128, True, None),
-    (torch.bfloat16, torch.float8_e5m2, 32, 32, 32, 80, False, None),
-    (torch.float16, torch.float16, 32, 14, 2, 96, True, 0.9),
-    (torch.float32, torch.float32, 128, 9, 3, 64, False, 0.9),
-    (torch.bfloat16, torch.bfloat16, 32, 16, 8, 256, True, None),
-    (torch.bfloat16, torch.bfloat16, 32, 32, 4, 512, True, None),
-    (torch.bfloat16, torch.bfloat16, 16, 64, 8, 64, True, None),
+CASES = [  # dtype, cached dtype, block size, query heads, KV heads, head size, plain order
+    (torch.bfloat16, torch.bfloat16, 16, 28, 4, 128, True),
+    (torch.bfloat16, torch.float8_e4m3fn, 16, 28, 4, 128, True),
+    (torch.bfloat16, torch.float8_e5m2, 32, 32, 32, 80, False),
+    (torch.float16, torch.float16, 32, 14, 2, 96, True),
+    (torch.float32, torch.float32, 128, 9, 3, 64, False),
+    (torch.bfloat16, torch.bfloat16, 32, 16, 8, 256, True),
+    (torch.bfloat16, torch.bfloat16, 32, 32, 4, 512, True),
+    (torch.bfloat16, torch.bfloat16, 16, 64, 8, 64, True),
 ]
 
 
@@ -40,20 +40,20 @@ class Hopper:
         return 0
 
 
-def compile_all(dtype, cached, block_size, heads, kv_heads, size, plain, coverage) -> None:
+def compile_all(dtype, cached, block_size, heads, kv_heads, size, plain) -> None:
     mask = MaskShape(block_size, sink=1, top=59, recent=64)
     caches = [torch.zeros(BLOCKS, kv_heads, block_size, 2 * size, dtype=cached) for _ in range(LAYERS)]
     cache = keys.KeyCache(caches, torch.arange(block_size * size).view(block_size, size), plain, [1.0] * LAYERS)
-    seen = Round(torch.zeros(REQS, 2048, dtype=torch.int32))
+    batch = BatchBuffers(torch.zeros(REQS, 2048, dtype=torch.int32))
     queries = QueryWindow((LAYERS, REQS, 6, heads, size), dtype, CPU)
-    queries.see(0, torch.zeros(24, heads, size, dtype=dtype), torch.zeros(REQS + 1, dtype=torch.int32))
+    queries.capture(0, torch.zeros(24, heads, size, dtype=dtype), torch.zeros(REQS + 1, dtype=torch.int32))
     granules = block_size // 16
     summaries = KeySummaries((LAYERS, BLOCKS, kv_heads, granules, size), dtype, CPU)
-    summaries.update(cache, seen.length, seen.table, np.full(REQS, 2))
-    ranking = Ranking(mask, LAYERS, REQS, 32768, coverage, CPU)
-    Scorer(mask, summaries.means, queries.kept, torch.ones(LAYERS), 2048).run(cache, seen, REQS, ranking)
+    summaries.update(cache, batch.context_lens, batch.block_table, np.full(REQS, 2))
+    ranking = Ranking(mask, LAYERS, REQS, 32768, CPU)
+    Scorer(mask, summaries.means, queries.kept, torch.ones(LAYERS), 2048).run(cache, batch, REQS, ranking)
     tables = torch.zeros(LAYERS, REQS, mask.width(5), dtype=torch.int32)
-    ranking.fill(tables, torch.zeros(REQS, dtype=torch.int32), seen, REQS)
+    ranking.fill(tables, torch.zeros(REQS, dtype=torch.int32), batch, REQS)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 import pytest
 from conftest import SIGN_MODEL, Acceptance, greedy, speculator_of
 
+from vllm_std.tools.acceptance.policies import POLICIES
 from vllm_std.tools.demo.sign_video import SignVideo
 
 ROOM = dict(max_model_len=2048, max_num_batched_tokens=2048)
@@ -16,7 +17,7 @@ def acceptance(engines, policy: str, top_k: int = TOP_K) -> dict[str, float]:
     """Accepted share of drafted tokens by task, greedy, gamma 5; every answer must be right to the letter."""
     config = {"method": "std", "adaptive": False, "num_speculative_tokens": 5, "top_k": TOP_K, "recent": 32}
     llm = engines(SIGN_MODEL, config, **ROOM)
-    speculator_of(llm).selector.change(selection=policy, top_k=top_k)
+    speculator_of(llm).selector.change(POLICIES[policy], top_k=top_k)
     rates = {}
     for task, asked in ASKED.items():
         with Acceptance(llm) as seen:

@@ -97,9 +97,9 @@ def test_after_a_plain_step_one_token_is_drafted_unscored(engines, models, monke
     speculator, rounds = speculator_of(llm), []
     plain = speculator.selector.begin
 
-    def begin(seen, slots, drafting, asked):
-        plain(seen, slots, drafting, asked)
-        rounds.append((asked, int(speculator.selector.due.sum())))
+    def begin(dense_pass, slots, drafting, has_queries):
+        plain(dense_pass, slots, drafting, has_queries)
+        rounds.append((has_queries, int(speculator.selector.due.sum())))
 
     monkeypatch.setattr(speculator.selector, "begin", begin)
     scheduler = scheduler_of(llm)

@@ -14,12 +14,13 @@ from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackendImpl, CPUAtte
 
 from vllm_std.mask import MaskShape
 from vllm_std.patches.worker import find_keys
-from vllm_std.selection import KeySummaries, Observation, Round
-from vllm_std.selection.attention import all_queries, exact_mass, last_query
+from vllm_std.selection import BatchBuffers, DensePass, KeySummaries
+from vllm_std.selection.attention import all_queries, block_attention
 from vllm_std.selection.ranking import Ranking
 from vllm_std.selection.reading import CANDIDATES, ENOUGH, Reading
 from vllm_std.selection.scoring import Scorer
 from vllm_std.selection.summaries import granule
+from vllm_std.tools.acceptance.policies import last_query
 
 pytestmark = [pytest.mark.fast, pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU backend's kernels")]
 
@@ -92,12 +93,12 @@ def test_masked_attention_equals_attention_over_the_kept_tokens(block_size, head
     cache = Cache(block_size, heads, head_size, dtype, lengths)
     shape = MaskShape(block_size, sink=1, top=3, recent=block_size)
     length = torch.tensor(lengths) - 1  # verified before the token whose query this is
-    rows, seen = len(lengths), Round(cache.block_table)
-    seen.begin(torch.arange(rows), length, length * 0, torch.ones(2, rows, dtype=torch.int32))
-    ranking = Ranking(shape, 1, rows, max(lengths), None, torch.device("cpu"))
-    ranking.remember(torch.rand(rows, cache.block_table.shape[1]), seen, rows, 0, rows)
+    rows, batch = len(lengths), BatchBuffers(cache.block_table)
+    batch.load(torch.arange(rows), length, length * 0, torch.ones(2, rows, dtype=torch.int32))
+    ranking = Ranking(shape, 1, rows, max(lengths), torch.device("cpu"))
+    ranking.remember(torch.rand(rows, cache.block_table.shape[1]), batch, rows, 0, rows)
     tables, masked = torch.zeros(1, rows, shape.width(1), dtype=torch.int32), torch.zeros(rows, dtype=torch.int32)
-    ranking.fill(tables, masked, seen, rows)
+    ranking.fill(tables, masked, batch, rows)
     table = tables[0]
     # A first token has nothing verified before it, and is not drafted after.
     masked[0], table[0, 0] = 1, cache.block_table[0, 0]
@@ -168,20 +169,20 @@ class Seen:
         self.queries = torch.randn(1, len(lengths), window, heads[0], head_size).to(dtype)
         granules = block_size // granule(block_size)
         self.mask = MaskShape(block_size, sink=1, top=top, recent=block_size)
-        self.round, self.keys = Round(cache.block_table), find_keys([cache.layer])
+        self.batch, self.keys = BatchBuffers(cache.block_table), find_keys([cache.layer])
         last = torch.tensor(self.verified) - 1
-        self.round.begin(torch.arange(3), torch.tensor(lengths), last, torch.ones(2, 3, dtype=torch.int32))
+        self.batch.load(torch.arange(3), torch.tensor(lengths), last, torch.ones(2, 3, dtype=torch.int32))
         shape = (1, len(cache.layer.kv_cache), cache.kv_heads, granules, head_size)
         self.summaries = KeySummaries(shape, dtype, torch.device("cpu"))
-        self.summaries.update(self.keys, self.round.length, self.round.table, np.full(3, 12))
-        self.observation = Observation(
-            slots=torch.arange(3), queries=self.queries, last=last, length=torch.tensor(lengths),
-            max_length=np.array(lengths) + 3, block_table=cache.block_table, keys=self.keys.read, mask=self.mask,
-            scales=[head_size**-0.5],
+        self.summaries.update(self.keys, self.batch.context_lens, self.batch.block_table, np.full(3, 12))
+        self.dense_pass = DensePass(
+            slots=torch.arange(3), queries=self.queries, last_query=last,
+            context_lens=torch.tensor(lengths), max_context_lens=np.array(lengths) + 3, block_table=cache.block_table,
+            read_keys=self.keys.read, mask=self.mask, scales=[head_size**-0.5],
         )  # fmt: skip
 
     def scorer(self) -> Scorer:
-        scales = torch.tensor(self.observation.scales)
+        scales = torch.tensor(self.dense_pass.scales)
         return Scorer(self.mask, self.summaries.means, self.queries, scales, self.cache.block_table.shape[1])
 
     def logits(self, row: int, rows) -> torch.Tensor:
@@ -191,15 +192,15 @@ class Seen:
 
     def by_block(self, mass: torch.Tensor) -> torch.Tensor:
         """[keys] -> [blocks of the observation]"""
-        room = self.observation.num_blocks * self.cache.block_size
+        room = self.dense_pass.num_blocks * self.cache.block_size
         return torch.nn.functional.pad(mass, (0, room - len(mass))).view(-1, self.cache.block_size).sum(1)
 
 
 @pytest.mark.parametrize("block_size,heads,head_size,dtype", GRID[::5])
 @pytest.mark.parametrize("observed", [last_query, all_queries])
-def test_exact_mass_is_the_attention_of_the_verified_queries(block_size, heads, head_size, dtype, observed):
+def test_block_attention_is_the_attention_of_the_verified_queries(block_size, heads, head_size, dtype, observed):
     seen = Seen(block_size, heads, head_size, dtype)
-    got = exact_mass(seen.observation, 0, *observed(seen.observation, 0))
+    got = block_attention(seen.dense_pass, 0, *observed(seen.dense_pass, 0))
     for row, verified in enumerate(seen.verified):
         rows = slice(verified - 1, verified) if observed is last_query else slice(verified)
         mass = seen.logits(row, rows).softmax(-1).sum((0, 1))
@@ -254,8 +255,8 @@ def test_verify_reads_the_best_blocks_and_estimates_the_others(way, block_size, 
                 got[first + pair] = mass[pair, :blocks].clone()
                 chosen[first + pair] = scorer.chosen[pair, : scorer.reading.blocks(torch.tensor(blocks))].tolist()
 
-    ranking = Ranking(seen.mask, 1, 3, 1024, None, torch.device("cpu"))
-    scorer.run(seen.keys, seen.round, 3, ranking if way == "native" else Taker())
+    ranking = Ranking(seen.mask, 1, 3, 1024, torch.device("cpu"))
+    scorer.run(seen.keys, seen.batch, 3, ranking if way == "native" else Taker())
     for row in range(3):
         expected, read = plain_mass(seen, row)
         if way == "native":
@@ -269,11 +270,11 @@ def test_verify_reads_the_best_blocks_and_estimates_the_others(way, block_size, 
 @pytest.mark.parametrize("num_rows", [1, 2, 3])
 def test_rows_not_to_be_scored_keep_what_they_had(way, num_rows):
     seen = Seen(32, (4, 2), 64, torch.float32)
-    ranking = Ranking(seen.mask, 1, 3, 1024, None, torch.device("cpu"))
+    ranking = Ranking(seen.mask, 1, 3, 1024, torch.device("cpu"))
     ranking.blocks.fill_(-7)
     flags = torch.tensor([[1, 1, 1], [0, 1, 0]], dtype=torch.int32)
-    seen.round.begin(torch.arange(3), torch.tensor(seen.cache.lengths), seen.observation.last, flags)
-    seen.scorer().run(seen.keys, seen.round, num_rows, ranking)
+    seen.batch.load(torch.arange(3), torch.tensor(seen.cache.lengths), seen.dense_pass.last_query, flags)
+    seen.scorer().run(seen.keys, seen.batch, num_rows, ranking)
     assert [(row != -7).all().item() for row in ranking.blocks[0]] == [False, num_rows > 1, False]
 
 

@@ -31,7 +31,7 @@ SAMPLING = {
 SETTINGS = [list(SAMPLING)[number % len(SAMPLING)] for number in range(REQUESTS)]  # all of them in one batch
 WRONG = ["most likely token", "flatter", "any token", "draft"]
 REDRAWN, REPETITIONS = 8, 200
-STD = dict(num_speculative_tokens=3, selection="random", top_k=160)
+STD = dict(num_speculative_tokens=3, selection="streaming", top_k=160)
 
 
 class Sample(NamedTuple):

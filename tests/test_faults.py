@@ -32,7 +32,7 @@ def places(llm) -> dict:
     speculator, scheduler = speculator_of(llm), scheduler_of(llm)
     return {
         "summaries": (speculator.selector, "begin", "round"),
-        "selection": (speculator.selector, "fill", "round"),
+        "selection": (speculator.selector, "select", "round"),
         "inputs of a draft": (speculator, "_begin", "round"),
         "a draft step": (speculator, "_run_model", "round"),
         "sampling a draft": (speculator, "sample_draft", "round"),
@@ -99,7 +99,7 @@ def test_a_fault_costs_no_request_and_no_token(engine, monkeypatch, no_rest, err
 
 
 @pytest.mark.supports("faults of std's own")
-@pytest.mark.parametrize("method", ["begin", "fill"])
+@pytest.mark.parametrize("method", ["begin", "select"])
 def test_a_round_that_always_fails_is_plain_decoding(engine, monkeypatch, method):
     """Drafting rests, each time twice as long: so the steps that verify nothing become rare."""
     llm, expected = engine

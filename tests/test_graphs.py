@@ -242,7 +242,7 @@ def interpreted(monkeypatch):
     monkeypatch.setattr("vllm_std.selection.keys.ON_CPU", "interpret")
 
 
-@pytest.mark.parametrize("selection", ["verify", "exact", "text", "streaming"])
+@pytest.mark.parametrize("selection", ["verify", "text", "streaming"])
 def test_std(engines, models, plain_answers, interpreted, selection):
     llm = engines(models("llama"), std(selection=selection))
     with Acceptance(llm) as eager:

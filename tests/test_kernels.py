@@ -11,7 +11,7 @@ import torch
 import triton.language as tl
 
 from vllm_std.mask import MaskShape
-from vllm_std.selection import KeySummaries, QueryWindow, Round, keys
+from vllm_std.selection import BatchBuffers, KeySummaries, QueryWindow, keys
 from vllm_std.selection.keys import TRITON_DTYPES, KeyCache
 from vllm_std.selection.ranking import Ranking
 from vllm_std.selection.scoring import Scorer
@@ -42,7 +42,7 @@ def test_the_table_of_estimates_is_made_of_its_records():
 class Case:
     """A round of four requests, one of them not drafting and one not to be scored, on a device."""
 
-    def __init__(self, device, dtype, cached, block_size, heads, kv_heads, size, coverage):
+    def __init__(self, device, dtype, cached, block_size, heads, kv_heads, size):
         random = torch.Generator().manual_seed(0)
         blocks, mask = REQS * COLUMNS, MaskShape(block_size, sink=1, top=5, recent=2 * block_size)
         caches = torch.randn(LAYERS, blocks, kv_heads, block_size, 2 * size, generator=random).to(cached).to(device)
@@ -50,42 +50,41 @@ class Case:
         scales = [1.0, 0.5 if cached.itemsize == 1 else 1.0]
         self.cache = KeyCache(list(caches), order, plain=block_size != 32, scales=scales)
         table = torch.randperm(blocks, generator=random).view(REQS, COLUMNS).int()
-        self.seen = Round(table.to(device))
+        self.batch = BatchBuffers(table.to(device))
         lengths = torch.tensor([22, 17, 11, 20]) * block_size + torch.tensor([1, 0, 5, 15])
         flags = torch.tensor([[1, 1, 0, 1], [1, 1, 0, 0]], dtype=torch.int32)
         self.queries = QueryWindow((LAYERS, REQS, WINDOW, heads, size), dtype, device)
         starts = torch.arange(REQS + 1, dtype=torch.int32) * WINDOW
-        last = self.queries.last(starts, torch.tensor([0, 3, 5, 1])).to(device)
+        last = self.queries.last_verified(starts, torch.tensor([0, 3, 5, 1])).to(device)
         slots = torch.tensor([2, 0, -1, 1], device=device)
-        self.seen.begin(slots, lengths.to(device), last, flags.to(device))
+        self.batch.load(slots, lengths.to(device), last, flags.to(device))
         for layer in range(LAYERS):
             query = torch.randn(REQS * WINDOW, heads, size, generator=random).to(dtype)
-            self.queries.see(layer, query.to(device), starts.to(device))
+            self.queries.capture(layer, query.to(device), starts.to(device))
         self.summaries = KeySummaries((LAYERS, blocks, kv_heads, block_size // 16, size), dtype, device)
-        self.ranking = Ranking(mask, LAYERS, REQS, 8192, coverage, device)
-        self.ranking.enough.zero_()
+        self.ranking = Ranking(mask, LAYERS, REQS, 8192, device)
         scales = torch.full((LAYERS,), size**-0.5, device=device)
         self.scorer = Scorer(mask, self.summaries.means, self.queries.kept, scales, COLUMNS)
         self.tables = torch.zeros(LAYERS, REQS, mask.width(5), dtype=torch.int32, device=device)
 
     def run(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(tables, seq_lens) of a round, on the host."""
-        self.summaries.update(self.cache, self.seen.length, self.seen.table, np.full(REQS, COLUMNS))
-        self.scorer.run(self.cache, self.seen, REQS, self.ranking)
+        self.summaries.update(self.cache, self.batch.context_lens, self.batch.block_table, np.full(REQS, COLUMNS))
+        self.scorer.run(self.cache, self.batch, REQS, self.ranking)
         seq_lens = torch.full((REQS,), 99, dtype=torch.int32, device=self.tables.device)
-        self.ranking.fill(self.tables, seq_lens, self.seen, REQS)
+        self.ranking.fill(self.tables, seq_lens, self.batch, REQS)
         return self.tables.cpu(), seq_lens.cpu()
 
 
-CASES = [  # dtype, cached dtype, block size, query heads, KV heads, head size, coverage
-    (torch.float32, torch.float32, 16, 28, 4, 128, None),
-    (torch.float32, torch.float32, 32, 9, 3, 64, 0.5),
-    (torch.float32, torch.float32, 128, 6, 6, 80, None),
-    (torch.bfloat16, torch.bfloat16, 16, 28, 4, 128, 0.5),
-    (torch.bfloat16, torch.bfloat16, 64, 6, 6, 96, None),
-    (torch.bfloat16, torch.float8_e4m3fn, 32, 14, 2, 64, None),
-    (torch.bfloat16, torch.float8_e5m2, 16, 8, 1, 128, None),
-    (torch.float16, torch.float16, 32, 9, 3, 64, None),
+CASES = [  # dtype, cached dtype, block size, query heads, KV heads, head size
+    (torch.float32, torch.float32, 16, 28, 4, 128),
+    (torch.float32, torch.float32, 32, 9, 3, 64),
+    (torch.float32, torch.float32, 128, 6, 6, 80),
+    (torch.bfloat16, torch.bfloat16, 16, 28, 4, 128),
+    (torch.bfloat16, torch.bfloat16, 64, 6, 6, 96),
+    (torch.bfloat16, torch.float8_e4m3fn, 32, 14, 2, 64),
+    (torch.bfloat16, torch.float8_e5m2, 16, 8, 1, 128),
+    (torch.float16, torch.float16, 32, 9, 3, 64),
 ]
 
 
@@ -125,7 +124,7 @@ def test_one_launch_summarises_as_many_blocks_of_each_request_as_it_lacks(monkey
     for kind in ("torch", "interpret" if way == "kernels" else way):
         monkeypatch.setattr(keys, "ON_CPU", kind)
         round = Case(DEVICE if kind == "interpret" else torch.device("cpu"), *case)
-        round.summaries.update(round.cache, round.seen.length, round.seen.table, newest)
+        round.summaries.update(round.cache, round.batch.context_lens, round.batch.block_table, newest)
         means.append(round.summaries.means.float().cpu())
     torch.testing.assert_close(means[1], means[0], rtol=0.01, atol=0.01)
     assert 0 < means[0].any(-1).sum() < means[0][..., 0].numel()

@@ -8,7 +8,7 @@ from vllm import SamplingParams
 from vllm_std.tools.demo.sign_video import SignVideo
 
 MIXED = token_prompts([45, 300, 1, 620, 97])
-POLICIES = ["verify", "exact", "text", "streaming", "random"]
+POLICIES = ["verify", "text", "streaming"]
 
 
 @pytest.mark.fast
@@ -24,7 +24,7 @@ def test_every_policy_in_a_batch_of_mixed_lengths(engines, plain, models, policy
 @pytest.mark.fast
 @pytest.mark.parametrize(
     "options",
-    [{"top_k": 0.25, "top_k_floor": 96}, {"coverage": 0.7, "top_k": 256}, {"refresh": 3}, {"top_k": 0.5, "refresh": 2}],
+    [{"top_k": 0.25, "top_k_floor": 96}, {"refresh": 3}, {"top_k": 0.5, "refresh": 2}],
     ids=str,
 )
 def test_every_kind_of_budget(engines, plain, models, options):
@@ -44,7 +44,7 @@ def test_every_draft_length(engines, plain, models, gamma):
 def test_a_budget_so_small_that_most_drafts_are_rejected(engines, plain, models):
     prompts = token_prompts([900, 800, 850])
     expected = plain(models("qwen3"), prompts, 40)
-    llm = engines(models("qwen3"), std(selection="random", num_speculative_tokens=8))
+    llm = engines(models("qwen3"), std(selection="streaming", num_speculative_tokens=8))
     with Acceptance(llm) as seen:
         assert greedy(llm, prompts, 40) == expected
     assert seen.rate < 0.5

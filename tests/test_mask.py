@@ -1,11 +1,10 @@
 """The block mask, as the kernels make it, against a plain Python reading of its definition."""
 
-import numpy as np
 import pytest
 import torch
 
 from vllm_std.mask import MaskShape
-from vllm_std.selection import Round
+from vllm_std.selection import BatchBuffers
 from vllm_std.selection.ranking import Ranking
 
 pytestmark = [pytest.mark.fast, pytest.mark.once, pytest.mark.usefixtures("way")]
@@ -33,30 +32,29 @@ def random_case(shape: MaskShape, lengths: list[int], layers: int = 3):
 class Masks:
     """Requests in the rows of a batch, backwards in the slots of vLLM's request state."""
 
-    def __init__(self, shape: MaskShape, block_table, layers=3, gamma=5, coverage=None):
+    def __init__(self, shape: MaskShape, block_table, layers=3, gamma=5):
         rows = len(block_table)
         self.rows, self.layers = rows, layers
-        self.slots, self.seen = torch.arange(rows).flip(0), Round(block_table)
-        self.ranking = Ranking(shape, layers, rows, 4096, coverage, torch.device("cpu"))
+        self.slots, self.batch = torch.arange(rows).flip(0), BatchBuffers(block_table)
+        self.ranking = Ranking(shape, layers, rows, 4096, torch.device("cpu"))
         self.tables = torch.full((layers, rows, shape.width(gamma)), -1, dtype=torch.int32)
 
     def score(self, scores, length) -> None:
-        self.seen.begin(self.slots, length, length * 0, torch.ones(2, self.rows, dtype=torch.int32))
-        self.ranking.reset(np.arange(self.rows))
+        self.batch.load(self.slots, length, length * 0, torch.ones(2, self.rows, dtype=torch.int32))
         for layer, score in enumerate(scores):
-            self.ranking.remember(score, self.seen, self.rows, layer * self.rows, self.rows)
+            self.ranking.remember(score, self.batch, self.rows, layer * self.rows, self.rows)
 
     def fill(self, length):
         """([layers, reqs, width] tables, [reqs] tokens they hold)"""
-        self.seen.begin(self.slots, length, length * 0, torch.ones(2, self.rows, dtype=torch.int32))
+        self.batch.load(self.slots, length, length * 0, torch.ones(2, self.rows, dtype=torch.int32))
         seq_lens = torch.full((self.rows,), 99, dtype=torch.int32)
-        self.ranking.fill(self.tables, seq_lens, self.seen, self.rows)
+        self.ranking.fill(self.tables, seq_lens, self.batch, self.rows)
         return self.tables, seq_lens - 1
 
 
-def masked(shape: MaskShape, scores, block_table, length, gamma=5, coverage=None):
+def masked(shape: MaskShape, scores, block_table, length, gamma=5):
     """(tables, tokens they hold) of requests scored just now."""
-    masks = Masks(shape, block_table, len(scores), gamma, coverage)
+    masks = Masks(shape, block_table, len(scores), gamma)
     masks.score(scores, length)
     return masks.fill(length)
 
@@ -105,9 +103,9 @@ def test_rows_that_do_not_draft_are_left_alone():
     shape = SHAPES[0]
     scores, block_table, _ = random_case(shape, [640, 1000])
     masks = Masks(shape, block_table)
-    masks.seen.begin(torch.tensor([0]), torch.tensor([640]), torch.tensor([0]), torch.tensor([[0], [0]]))
+    masks.batch.load(torch.tensor([0]), torch.tensor([640]), torch.tensor([0]), torch.tensor([[0], [0]]))
     seq_lens = torch.tensor([641, 0], dtype=torch.int32)
-    masks.ranking.fill(masks.tables, seq_lens, masks.seen, 2)
+    masks.ranking.fill(masks.tables, seq_lens, masks.batch, 2)
     assert (masks.tables == -1).all() and seq_lens.tolist() == [1, 0]
 
 
@@ -121,29 +119,6 @@ def test_a_share_of_the_context_is_kept_and_no_less_than_the_floor(share, floor)
         assert tokens - 16 < max(share * n, floor, 64) <= tokens, "sink, recent window and one block are the least"
         blocks = kept_blocks(shape, scores[0, row].tolist(), n, budget)
         assert table[0, row, : len(blocks)].tolist() == block_table[row, blocks].tolist()
-
-
-@pytest.mark.parametrize("coverage", [0.5, 0.9, 0.99])
-def test_coverage_keeps_as_few_blocks_as_hold_that_share_of_the_mass_in_every_layer(coverage):
-    shape = SHAPES[0]
-    scores, block_table, length = random_case(shape, [640, 1000])
-    written = torch.arange(scores.shape[-1]) < -(-length[:, None] // 16)
-    scores = scores**8 * written  # some blocks hold most of it
-    _, kept = masked(shape, scores, block_table, length, coverage=coverage)
-    for row, n in enumerate(length.tolist()):
-        mass = scores[:, row].double()
-        shares = [
-            min(
-                float(
-                    layer[[b for b in kept_blocks(shape, layer.tolist(), n, keep) if b < -(-n // 16)]].sum()
-                    / layer.sum()
-                )
-                for layer in mass
-            )
-            for keep in range(shape.top + 1)
-        ]
-        enough = max(1, min([keep for keep, share in enumerate(shares) if share >= coverage], default=shape.top))
-        assert int(kept[row]) == (len(kept_blocks(shape, scores[0, row].tolist(), n, enough)) - 1) * 16 + n % 16
 
 
 def test_what_left_the_recent_window_since_the_scoring_takes_the_place_of_the_lowest_ranked():

@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from vllm_std.mask import MaskShape
-from vllm_std.selection import POLICIES, KeySummaries, Observation, QueryWindow, Round
+from vllm_std.selection import BatchBuffers, DensePass, KeySummaries, QueryWindow
 from vllm_std.selection.keys import KeyCache
 from vllm_std.selection.ranking import Ranking
 from vllm_std.selection.scoring import Scorer
+from vllm_std.tools.acceptance.policies import POLICIES
 
 pytestmark = [pytest.mark.fast, pytest.mark.once, pytest.mark.usefixtures("way")]
 
@@ -24,15 +25,15 @@ class Context:
         self.lengths, rows = lengths, len(lengths)
         self.cache = torch.randn(LAYERS, rows * 64, KV_HEADS, BLOCK, SIZE)
         self.queries = torch.randn(LAYERS, rows, WINDOW, HEADS, SIZE)
-        self.seen = Round(torch.arange(64 * rows, dtype=torch.int32).view(rows, 64))
-        self.ranking = Ranking(SHAPE, LAYERS, rows, 1024, None, torch.device("cpu"))
+        self.batch = BatchBuffers(torch.arange(64 * rows, dtype=torch.int32).view(rows, 64))
+        self.ranking = Ranking(SHAPE, LAYERS, rows, 1024, torch.device("cpu"))
         self.rounds, self.scales = np.zeros(rows, int), torch.full((LAYERS,), SIZE**-0.5)
         self.tables = torch.zeros(LAYERS, rows, SHAPE.width(4), dtype=torch.int32)
         summaries = KeySummaries((LAYERS, rows * 64, KV_HEADS, 1, SIZE), torch.float32, torch.device("cpu"))
         order = torch.arange(BLOCK * SIZE).view(BLOCK, SIZE)
         self.keys = KeyCache(list(self.cache), order, plain=True, scales=[1.0] * LAYERS)
         everything = torch.full((rows,), 64 * BLOCK, dtype=torch.int32)
-        summaries.update(self.keys, everything, self.seen.table, np.full(rows, 64))
+        summaries.update(self.keys, everything, self.batch.block_table, np.full(rows, 64))
         self.scorer = Scorer(SHAPE, summaries.means, self.queries, self.scales, 64)
 
     def point_at(self, row: int, block: int) -> None:
@@ -40,18 +41,19 @@ class Context:
         self.queries[:, row] = 3 * key.repeat_interleave(HEADS // KV_HEADS, 1)[:, None]
 
     def score(self, policy, due) -> None:
-        rows, seen = len(self.lengths), self.observation()
+        rows, dense_pass = len(self.lengths), self.dense_pass()
         for layer in range(LAYERS):
-            mass = seen.zeros()
-            mass[torch.from_numpy(due)] = policy.score(seen.of(due), layer)
-            self.ranking.remember(mass, self.seen, rows, layer * rows, rows)
+            mass = dense_pass.zero_scores()
+            mass[torch.from_numpy(due)] = policy.score(dense_pass.only(due), layer)
+            self.ranking.remember(mass, self.batch, rows, layer * rows, rows)
 
-    def observation(self) -> Observation:
+    def dense_pass(self) -> DensePass:
         rows = len(self.lengths)
-        return Observation(
-            slots=torch.arange(rows), queries=self.queries, last=torch.full((rows,), WINDOW - 1),
-            length=torch.tensor(self.lengths), max_length=np.array(self.lengths), block_table=self.seen.table,
-            keys=lambda layer, blocks: self.cache[layer, blocks.long()], mask=SHAPE, scales=self.scales.tolist(),
+        return DensePass(
+            slots=torch.arange(rows), queries=self.queries, last_query=torch.full((rows,), WINDOW - 1),
+            context_lens=torch.tensor(self.lengths), max_context_lens=np.array(self.lengths),
+            block_table=self.batch.block_table, read_keys=lambda layer, blocks: self.cache[layer, blocks.long()],
+            mask=SHAPE, scales=self.scales.tolist(),
         )  # fmt: skip
 
     def choose(self, policy, refresh=1) -> torch.Tensor:
@@ -60,12 +62,12 @@ class Context:
         due = policy.due(self.rounds, refresh)
         self.rounds += 1
         flags = torch.from_numpy(np.stack([np.ones(rows), due]).astype(np.int32))
-        self.seen.begin(torch.arange(rows), length, torch.full((rows,), WINDOW - 1), flags)
+        self.batch.load(torch.arange(rows), length, torch.full((rows,), WINDOW - 1), flags)
         if policy.needs_summaries:
-            self.scorer.run(self.keys, self.seen, rows, self.ranking)
+            self.scorer.run(self.keys, self.batch, rows, self.ranking)
         elif due.any():
             self.score(policy, due)
-        self.ranking.fill(self.tables, torch.zeros(rows, dtype=torch.int32), self.seen, rows)
+        self.ranking.fill(self.tables, torch.zeros(rows, dtype=torch.int32), self.batch, rows)
         return self.tables[:, :, SHAPE.sink : SHAPE.sink + SHAPE.top] % 64
 
 
@@ -134,8 +136,8 @@ def test_the_window_keeps_the_last_queries_and_counts_the_verified(query_lens, r
     window = QueryWindow((LAYERS, 8, WINDOW, HEADS, SIZE), torch.float32, torch.device("cpu"))
     starts = torch.tensor([0, *np.cumsum(query_lens)]).int()
     queries = torch.randn(sum(query_lens), HEADS, SIZE)
-    window.see(1, queries, starts)
-    last = window.last(starts, torch.tensor(rejected))
+    window.capture(1, queries, starts)
+    last = window.last_verified(starts, torch.tensor(rejected))
     for row, (n, lost) in enumerate(zip(query_lens, rejected)):
         kept = min(n, WINDOW)
         assert last[row] == kept - lost - 1

@@ -13,6 +13,7 @@ from conftest import SIGN_MODEL, greedy, speculator_of, std, token_prompts
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
 
 from vllm_std.reference import POLICIES, Options, Reference, Round, paged_attention
+from vllm_std.tools.acceptance.policies import POLICIES as LAB
 from vllm_std.tools.demo.rope_index import original_rope_index
 from vllm_std.tools.demo.sign_video import SignVideo
 
@@ -143,7 +144,7 @@ def differences(mine: Round, chosen: list[list[int]]) -> list[tuple]:
 
 def check(llm, monkeypatch, prompt: dict, reference: Reference, inputs: dict, tokens: int = TOKENS) -> None:
     """The same tokens, and in each round the same blocks, drafts and accepted length."""
-    speculator_of(llm).selector.change(selection=reference.options.selection, top_k=TOP_K)
+    speculator_of(llm).selector.change(LAB[reference.options.selection], top_k=TOP_K)
     seen = Recorder(llm, monkeypatch)
     (answer,) = greedy(llm, [prompt], tokens)
     expected = reference.decode(inputs, tokens)

@@ -18,16 +18,16 @@ class Watch:
 
     def __init__(self, llm, monkeypatch):
         self.speculator, self.blocks, self.rounds = speculator_of(llm), 0, 0
-        plain = self.speculator.selector.score
+        original = self.speculator.selector.begin
 
-        def score(seen, slots):
-            for row in self.speculator.selector.round.length[: len(slots)].nonzero()[:, 0].tolist():
-                complete = int(seen.length[row]) // self.speculator.selector.block_size
-                self.check(seen.keys, seen.block_table[row, :complete].long())
+        def begin(dense_pass, slots, *args):
+            original(dense_pass, slots, *args)
+            for row in self.speculator.selector.batch.context_lens[: len(slots)].nonzero()[:, 0].tolist():
+                complete = int(dense_pass.context_lens[row]) // self.speculator.selector.block_size
+                self.check(dense_pass.read_keys, dense_pass.block_table[row, :complete].long())
             self.rounds += 1
-            return plain(seen, slots)
 
-        monkeypatch.setattr(self.speculator.selector, "score", score)
+        monkeypatch.setattr(self.speculator.selector, "begin", begin)
 
     def check(self, read_keys, blocks: torch.Tensor) -> None:
         means = self.speculator.selector.summaries.means

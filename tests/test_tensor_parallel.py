@@ -135,16 +135,16 @@ def fail_once(worker, rank: int | None = None) -> None:
     if rank not in (None, get_tp_group().rank_in_group):
         return
     selector, calls = worker.model_runner.speculator.selector, []
-    plain = selector.fill
+    original = selector.select
 
-    def fill(*args):
+    def select(*args):
         calls.append(args)
         if len(calls) == 2:
-            selector.fill = plain
+            selector.select = original
             raise RuntimeError("injected")
-        plain(*args)
+        original(*args)
 
-    selector.fill = fill
+    selector.select = select
 
 
 @pytest.mark.supports("faults of std's own")

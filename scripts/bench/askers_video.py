@@ -23,11 +23,13 @@ from torch import Tensor
 from vllm_std.draft import setup as target
 from vllm_std.draft import speculator
 from vllm_std.selection import loops, native, plain, reading
+from vllm_std.selection.policies import Verify
 from vllm_std.selection.queries import QueryWindow
 from vllm_std.selection.selector import Selector
 from vllm_std.tools import prompts as asked
 from vllm_std.tools.acceptance import run as lab
 from vllm_std.tools.acceptance.grid import Cell
+from vllm_std.tools.acceptance.policies import POLICIES
 from vllm_std.tools.acceptance.records import Records
 
 ENGINE = {"dtype": "float32", "block_size": 32, "enforce_eager": True, "max_model_len": 9216}
@@ -56,7 +58,7 @@ way = Way()
 
 def askers(scorer: Any, seen: Any, rows: Tensor) -> Tensor:
     """[layers, rows, KV heads * askers * group, size]: to the loops each asker is a few more heads of a group."""
-    kept, last = scorer.queries[:, rows], seen.last[rows].long()
+    kept, last = scorer.queries[:, rows], seen.last_query[rows].long()
     queries = [kept[:, rows, last]]
     if way.ask == "ends":
         queries.append(kept[:, :, 0])
@@ -72,12 +74,13 @@ def score(scorer: Any, cache: Any, seen: Any, num_rows: int, ranking: Any) -> No
     """In place of `native.score`."""
     rows, mask = torch.arange(num_rows), scorer.mask
     if way.decay:
-        return score_with_memory(scorer, cache, seen, seen.scored[:num_rows].nonzero()[:, 0], num_rows, ranking)
-    read = scorer.reading.blocks(-(-seen.scored[:num_rows] // mask.block_size))
+        return score_with_memory(scorer, cache, seen, seen.scored_lens[:num_rows].nonzero()[:, 0], num_rows, ranking)
+    read = scorer.reading.blocks(-(-seen.scored_lens[:num_rows] // mask.block_size))
     loops.score(
         *native.layout(cache).arguments, *native._raw(scorer.means), askers(scorer, seen, rows).numpy(),
-        seen.scored[:num_rows].numpy(), read.numpy(), seen.slots.numpy(), seen.table.numpy(), mask.block_size,
-        mask.sink, mask.recent, ranking.blocks.numpy(), ranking.scores.numpy(), ranking.frontier.numpy(),
+        seen.scored_lens[:num_rows].numpy(), read.numpy(), seen.slots.numpy(), seen.block_table.numpy(),
+        mask.block_size, mask.sink, mask.recent, ranking.blocks.numpy(), ranking.scores.numpy(),
+        ranking.frontier.numpy(),
     )  # fmt: skip
 
 
@@ -108,7 +111,7 @@ def draft_eagerly(self, num_reqs, batch_desc, gamma, bound, across_dp, skip_attn
             self.drafting, way.drafts = True, way.step + 1
             if way.drafts % way.again == 0:
                 lengths = self.input_buffers.seq_lens.clone()
-                self.selector.fill(num_reqs, self.input_buffers.seq_lens)
+                self.selector.select(num_reqs, self.input_buffers.seq_lens)
                 self.input_buffers.seq_lens.copy_(lengths)
     way.step, way.drafts = None, 0
 
@@ -126,7 +129,7 @@ def observe(layer: Any, index: int, see: Any) -> None:
 
 
 def install() -> None:
-    see, change, begin = QueryWindow.see, Selector.change, Selector.begin
+    see, change, begin = QueryWindow.capture, Selector.change, Selector.begin
 
     def see_drafts(self, layer, query, query_start_loc):
         if way.step is None:
@@ -136,21 +139,20 @@ def install() -> None:
             way.drafted = torch.zeros(layers, reqs, window, heads, size)
         way.drafted[layer, : len(query), way.step] = query.view(-1, heads, size).float()
 
-    def change_way(self, **options):
-        policy, *parts = options.get("selection", "verify").split(":")
-        given = dict(part.split("=") for part in parts)
+    def change_way(self, policy=None, **options):
+        given = dict(part.split("=") for part in getattr(policy, "parts", ()))
         known = {"ask": str, "again": int, "decay": float, "candidates": int}
         fresh = replace(Way(), **{name: known[name](value) for name, value in given.items()})
         vars(way).update(vars(fresh))
         reading.CANDIDATES = way.candidates
-        return change(self, **(options | {"selection": policy} if "selection" in options else options))
+        return change(self, policy, **options)
 
-    def begin_anew(self, seen, slots, drafting, asked):
+    def begin_anew(self, seen, slots, drafting, has_queries):
         if way.scores is not None:
             way.scores[:, torch.as_tensor(slots[self.rounds[slots] == 0], dtype=torch.long)] = 0
-        return begin(self, seen, slots, drafting, asked)
+        return begin(self, seen, slots, drafting, has_queries)
 
-    QueryWindow.see, Selector.change, Selector.begin = see_drafts, change_way, begin_anew
+    QueryWindow.capture, Selector.change, Selector.begin = see_drafts, change_way, begin_anew
     native.score, target.worker.observe_queries = score, observe
     speculator.StdSpeculator._draft_eagerly = draft_eagerly
 
@@ -160,6 +162,7 @@ def main(model: str, videos: Path, out: Path, cells: list[str], limit: int | Non
     install()
     grid = []
     for policy, k, gamma, heat in (text.split(",") for text in cells):
+        POLICIES.setdefault(policy, Verify()).parts = policy.split(":")[1:]
         grid.append(Cell(policy, float(k) if "." in k else int(k), int(gamma), 1, float(heat)))
     plan = lab.Plan(model, grid, TOKENS, TOGETHER, limit, 0, SINK, RECENT, ENGINE)
     records, prompts = Records(out), asked.load([], [videos])

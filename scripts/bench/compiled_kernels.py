@@ -17,7 +17,7 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from vllm_std.mask import MaskShape, cdiv
-from vllm_std.selection import KeySummaries, QueryWindow, Round, keys, ranking, scoring
+from vllm_std.selection import BatchBuffers, KeySummaries, QueryWindow, keys, ranking, scoring
 
 LAYERS, HEADS, KV_HEADS, SIZE, BLOCK, TOP_K = 28, 28, 4, 128, 16, 1024  # a 7B model with grouped queries
 
@@ -48,16 +48,16 @@ def launches(reqs: int, context: int, heads: int) -> list[tuple[str, tuple, Any]
     caches = [torch.zeros(2, BLOCK, KV_HEADS, 2 * SIZE, dtype=torch.bfloat16).transpose(1, 2)] * LAYERS
     order = torch.arange(BLOCK)[:, None] * caches[0].stride(2) + torch.arange(SIZE)
     cache = keys.KeyCache(caches, order, plain=True, scales=[1.0] * LAYERS)
-    seen = Round(torch.zeros(reqs, width, dtype=torch.int32))
+    batch = BatchBuffers(torch.zeros(reqs, width, dtype=torch.int32))
     queries = QueryWindow((LAYERS, reqs, 6, heads, SIZE), torch.bfloat16, cpu)
     means = KeySummaries((LAYERS, 2, KV_HEADS, 1, SIZE), torch.bfloat16, cpu).means
-    kept = ranking.Ranking(mask, LAYERS, reqs, context + 64, None, cpu)
+    kept = ranking.Ranking(mask, LAYERS, reqs, context + 64, cpu)
     scorer = scoring.Scorer(mask, means, queries.kept, torch.ones(LAYERS), width)
     tables = torch.zeros(LAYERS, reqs, mask.width(5), dtype=torch.int32)
     JITFunction.run = run
     try:
-        scorer.run(cache, seen, reqs, kept)
-        kept.fill(tables, torch.zeros(reqs, dtype=torch.int32), seen, reqs)
+        scorer.run(cache, batch, reqs, kept)
+        kept.fill(tables, torch.zeros(reqs, dtype=torch.int32), batch, reqs)
     finally:
         JITFunction.run = plain
     return made

@@ -8,7 +8,7 @@ from torch import Tensor
 from vllm_std import advice
 from vllm_std.faults import Faults, logger
 from vllm_std.patches import graphs, worker
-from vllm_std.selection import POLICIES, KeySummaries, QueryWindow, Round, Selector, selection_bytes
+from vllm_std.selection import POLICIES, BatchBuffers, KeySummaries, QueryWindow, Selector, selection_bytes
 from vllm_std.selection.attention import peak_bytes
 from vllm_std.selection.summaries import GRANULE, granule
 
@@ -73,7 +73,7 @@ class TargetAsDraft(worker.TargetDependentARSpeculator):
             if self.drafting:
                 return
             try:
-                self.queries.see(index, query, query_start_loc)
+                self.queries.capture(index, query, query_start_loc)
             except Exception as error:  # the target's own pass must not fail for it
                 self.unseen = error
 
@@ -96,7 +96,8 @@ class TargetAsDraft(worker.TargetDependentARSpeculator):
             granules = block_size // granule(block_size)
             shape = (len(self.layers), blocks, layer.num_kv_heads, granules, layer.head_size)
             summaries = KeySummaries(shape, self.dtype, self.device)
-        self.selector = Selector(options, block_size, Round(self._block_table()), self.queries, self.scales, summaries)
+        batch, policy = BatchBuffers(self._block_table()), POLICIES[options.selection]
+        self.selector = Selector(policy, options, block_size, batch, self.queries, self.scales, summaries)
         self.profiling = self.vllm_config.cache_config.num_gpu_blocks != kv_cache_config.num_blocks
         if not self.profiling:
             self._announce(sum(tensor.size for tensor in kv_cache_config.kv_cache_tensors))
@@ -161,7 +162,7 @@ class TargetAsDraft(worker.TargetDependentARSpeculator):
     def capture(self) -> None:
         """Capture selection and one draft step for each batch size. Rows without a request do nothing in either."""
         self.idx_mapping.fill_(-1)
-        self.selector.round.clear()
+        self.selector.batch.clear()
         self._find_keys()
         self.draft_max_seq_len = min(self.selector.mask.max_length + self.gamma, self.max_model_len)
         of = (self.model_state, self.input_buffers, self.block_tables, self.attn_groups, self.kv_cache_config)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from vllm_std.draft.setup import EAGER, FULL, TargetAsDraft
 from vllm_std.patches import worker
-from vllm_std.selection import Observation
+from vllm_std.selection import DensePass
 
 
 class StdSpeculator(TargetAsDraft):
@@ -69,7 +69,8 @@ class StdSpeculator(TargetAsDraft):
         prompt_done = prefilling & (computed >= input_batch.prefill_len_np) & (not dummy_run)
         drafting = (~prefilling & (not dummy_run)) | prompt_done
         if not dummy_run and (gamma == 0 or prompt_done.any()):
-            self.selector.miss(slots, tokens, prompt_done, bound.numpy())
+            self.selector.skip_round(slots, tokens)
+            self.selector.restart(slots[prompt_done], bound.numpy()[prompt_done])
         if gamma == 0 or not (drafting.any() or dummy_run or self.dp_size > 1):
             return self.no_drafts[:num_reqs]
         if self.unseen is not None:
@@ -77,10 +78,12 @@ class StdSpeculator(TargetAsDraft):
             raise error
 
         length = (input_batch.seq_lens[:num_reqs] - num_rejected[:num_reqs]).long()
-        seen = None
         if drafting.any():
-            seen = self._observe(input_batch, length, num_rejected[:num_reqs])
-            self.selector.begin(seen, slots, drafting, asked=bool(tokens.max() > 1) or not self.asks)
+            dense_pass = self._dense_pass(input_batch, length, num_rejected[:num_reqs])
+            has_queries = bool(tokens.max() > 1) or not self.asks
+            self.selector.begin(dense_pass, slots, drafting, has_queries)
+        elif not skip_attn:  # a dummy pass
+            self.selector.batch.clear()
         self._copy_request_inputs(num_reqs, input_batch.idx_mapping, temperature, seeds, dummy_run=dummy_run)
         if self.truncation is not None:
             self.truncation.begin(slots)
@@ -89,13 +92,13 @@ class StdSpeculator(TargetAsDraft):
             self._reserve_selection()
         batch_desc, across_dp = self._dispatch(num_reqs, dp_sync_state, eager=is_profile)
         if not skip_attn:  # else vLLM profiles its memory, and there is no KV cache yet
-            self._select(num_reqs, batch_desc, seen, slots)
+            self._select(num_reqs, batch_desc)
         self._draft(num_reqs, batch_desc, gamma, bound, across_dp, skip_attn)
         return self.draft_tokens[:num_reqs, 1:]
 
     def _skip(self, num_reqs: int, slots: np.ndarray, tokens: np.ndarray) -> Tensor:
         """[reqs, gamma] -1: a step of plain decoding, which should cost what it costs without std."""
-        self.selector.missed[slots] += tokens
+        self.selector.skip_round(slots, tokens)
         return self.no_drafts[:num_reqs]
 
     def _blank(self, input_batch) -> Tensor:
@@ -104,25 +107,25 @@ class StdSpeculator(TargetAsDraft):
         num_reqs, slots = input_batch.num_reqs, input_batch.idx_mapping_np
         with self.faults.caught("round"):
             length = input_batch.seq_lens_cpu_upper_bound[:num_reqs].numpy()
-            self.selector.miss(slots, 0 * length, np.ones(num_reqs, dtype=bool), length)
+            self.selector.restart(slots, length)
         if self.draft_logits is not None:
             rows = input_batch.idx_mapping.long()
             self.draft_logits[rows] = torch.finfo(self.draft_logits.dtype).min
             self.draft_logits[rows, :, 0] = 0
         return self.draft_tokens[:num_reqs, 1:].zero_()
 
-    def _observe(self, input_batch, length: Tensor, num_rejected: Tensor) -> Observation:
+    def _dense_pass(self, input_batch, length: Tensor, num_rejected: Tensor) -> DensePass:
         """What the dense pass has left behind; length: [reqs] verified tokens."""
         num_reqs = len(length)
         self._find_keys()
-        return Observation(
+        return DensePass(
             slots=input_batch.idx_mapping,
             queries=self.queries.kept[:, :num_reqs],
-            last=self.queries.last(input_batch.query_start_loc[: num_reqs + 1], num_rejected),
-            length=length,
-            max_length=input_batch.seq_lens_cpu_upper_bound[:num_reqs].numpy(),
+            last_query=self.queries.last_verified(input_batch.query_start_loc[: num_reqs + 1], num_rejected),
+            context_lens=length,
+            max_context_lens=input_batch.seq_lens_cpu_upper_bound[:num_reqs].numpy(),
             block_table=self._block_table()[:num_reqs],
-            keys=self.selector.cache.read,
+            read_keys=self.selector.cache.read,
             mask=self.selector.mask,
             scales=self.scales,
         )
@@ -160,12 +163,8 @@ class StdSpeculator(TargetAsDraft):
         )  # fmt: skip
         return batch_desc, sync.num_tokens_across_dp if sync is not None else None
 
-    def _select(self, num_reqs: int, batch_desc, seen: Observation | None, slots) -> None:
-        """Choose the blocks of this round; slots: [reqs] on the host."""
-        if seen is None:
-            self.selector.round.clear()
-        else:
-            self.selector.score(seen, slots)
+    def _select(self, num_reqs: int, batch_desc) -> None:
+        """Choose the blocks of this round."""
         if batch_desc.cg_mode == FULL:
             self.select_cudagraph_manager.run_fullgraph(batch_desc)
         else:  # in a dummy pass too, so that no row attends past the masked tables
@@ -173,7 +172,7 @@ class StdSpeculator(TargetAsDraft):
             self._fill(num_reqs)
 
     def _fill(self, num_reqs: int, *_, **__) -> None:
-        self.selector.fill(num_reqs, self.input_buffers.seq_lens)
+        self.selector.select(num_reqs, self.input_buffers.seq_lens)
 
     def _draft(self, num_reqs: int, batch_desc, gamma: int, bound: Tensor, across_dp, skip_attn: bool) -> None:
         """Run gamma steps; bound: [reqs] on the host, at most so long are requests before the first."""

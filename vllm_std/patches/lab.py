@@ -18,6 +18,8 @@ from vllm import RequestOutput
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import RequestOutputKind
 
+from vllm_std.selection import Policy
+
 Passes = dict[str, list[tuple[int, int]]]
 
 
@@ -67,9 +69,12 @@ class Bench:
         self.max_gamma = self.scheduler.num_spec_tokens
         self.seen: list[tuple[dict[int, str], torch.Tensor]] = []
 
-    def switch(self, gamma: int, **selection) -> None:
-        """Draft `gamma` tokens a round and select with other options. Raises ValueError for what std cannot do."""
-        self.speculator.selector.change(**selection)
+    def switch(self, gamma: int, policy: Policy, **options) -> None:
+        """Draft `gamma` tokens a round, and select by another policy and other options of std.
+
+        Raises ValueError for what std cannot do.
+        """
+        self.speculator.selector.change(policy, **options)
         # A CUDA graph holds the addresses of the masks it was captured with: without it drafts are the same, eagerly.
         for graphs in (self.speculator.select_cudagraph_manager, self.speculator.decode_cudagraph_manager):
             graphs.graphs.clear()

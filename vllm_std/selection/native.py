@@ -1,7 +1,7 @@
 """Selection on a CPU: the loops of `loops` over numpy views of what the kernels of a GPU are given.
 
 Arguments and results are those of the methods that call these functions, as in `plain`, whose torch runs instead where
-`ON_CPU` is "torch", and for an adaptive budget.
+`ON_CPU` is "torch".
 """
 
 import numba
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vllm_std.selection import keys, loops, plain
-from vllm_std.selection.base import Round
+from vllm_std.selection.batch import BatchBuffers
 from vllm_std.selection.keys import KeyCache
 
 NO_ORDER = torch.zeros(0, 0, dtype=torch.int32).numpy()
@@ -69,7 +69,7 @@ def layout(cache: KeyCache) -> Layout:
 
 
 def keep_queries(kept: Tensor, query: Tensor, query_start_loc: Tensor) -> None:
-    """`QueryWindow.see` of a layer. kept: [reqs, window, query heads, head size]."""
+    """`QueryWindow.capture` of a layer. kept: [reqs, window, query heads, head size]."""
     if _plainly():
         return plain.keep_queries(kept, query, query_start_loc)
     loops.keep(_raw(kept)[0], _raw(query.to(kept.dtype))[0], query_start_loc.numpy())  # a backend may quantise queries
@@ -85,29 +85,29 @@ def summarise(means: Tensor, cache: KeyCache, length: Tensor, table: Tensor, row
     means[:, blocks] = made.to(means.dtype)
 
 
-def score(scorer, cache: KeyCache, seen: Round, num_rows: int, ranking) -> None:
+def score(scorer, cache: KeyCache, batch: BatchBuffers, num_rows: int, ranking) -> None:
     """`Scorer.run`."""
-    if _plainly() or ranking.coverage:
-        return plain.score(scorer, cache, seen, num_rows, ranking)
+    if _plainly():
+        return plain.score(scorer, cache, batch, num_rows, ranking)
     rows = torch.arange(num_rows)
-    queries = scorer.queries[:, rows, seen.last[:num_rows].long()].float() * scorer.scales[:, None, None, None]
+    queries = scorer.queries[:, rows, batch.last_query[:num_rows].long()].float() * scorer.scales[:, None, None, None]
     means, mean_table = _raw(scorer.means)
-    mask, scored = scorer.mask, seen.scored[:num_rows]
+    mask, scored = scorer.mask, batch.scored_lens[:num_rows]
     read = scorer.reading.blocks(-(-scored // mask.block_size))
     loops.score(
         *layout(cache).arguments, means, mean_table, queries.numpy(), scored.numpy(), read.numpy(),
-        seen.slots.numpy(), seen.table.numpy(), mask.block_size, mask.sink, mask.recent,
+        batch.slots.numpy(), batch.block_table.numpy(), mask.block_size, mask.sink, mask.recent,
         ranking.blocks.numpy(), ranking.scores.numpy(), ranking.frontier.numpy(),
     )  # fmt: skip
 
 
-def fill(ranking, tables: Tensor, seq_lens: Tensor, seen: Round, num_rows: int) -> None:
+def fill(ranking, tables: Tensor, seq_lens: Tensor, batch: BatchBuffers, num_rows: int) -> None:
     """`Ranking.fill`."""
-    if _plainly() or ranking.coverage:
-        return plain.fill(ranking, tables, seq_lens, seen, num_rows)
+    if _plainly():
+        return plain.fill(ranking, tables, seq_lens, batch, num_rows)
     mask = ranking.mask
     loops.fill(
-        tables.numpy(), seq_lens.numpy(), seen.length[:num_rows].numpy(), seen.slots.numpy(), seen.table.numpy(),
-        ranking.blocks.numpy(), ranking.scores.numpy(), ranking.frontier.numpy(), ranking.budget.numpy(), mask.sink,
-        mask.recent, mask.block_size,
+        tables.numpy(), seq_lens.numpy(), batch.context_lens[:num_rows].numpy(), batch.slots.numpy(),
+        batch.block_table.numpy(), ranking.blocks.numpy(), ranking.scores.numpy(), ranking.frontier.numpy(),
+        ranking.budget.numpy(), mask.sink, mask.recent, mask.block_size,
     )  # fmt: skip

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from vllm_std.mask import MaskShape
-from vllm_std.selection.base import Round
+from vllm_std.selection.batch import BatchBuffers
 from vllm_std.selection.keys import KeyCache
 from vllm_std.selection.reading import Reading
 
 
 def keep_queries(kept: Tensor, query: Tensor, query_start_loc: Tensor) -> None:
-    """`QueryWindow.see` of a layer. kept: [reqs, window, query heads, head size]."""
+    """`QueryWindow.capture` of a layer. kept: [reqs, window, query heads, head size]."""
     window = torch.arange(kept.shape[1])
     begin, end = query_start_loc[:-1, None], query_start_loc[1:, None]
     rows = torch.maximum(end - len(window), begin) + window
@@ -57,13 +57,13 @@ def block_lse(queries: Tensor, keys: Tensor) -> Tensor:
 
 def verify_mass(
     mask: MaskShape, reading: Reading, means: Tensor, queries: Tensor, scale: float, cache: KeyCache, layer: int,
-    seen: Round, rows: Tensor,
+    batch: BatchBuffers, rows: Tensor,
 ) -> Tensor:  # fmt: skip
     """[reqs, blocks] scores of `scoring.Scorer` for a layer; means, queries: of it; rows: [reqs] of the batch."""
-    length, size = seen.scored[rows, None], mask.block_size
-    table = seen.table[rows, : -(-int(length.max()) // size)].long()
+    length, size = batch.scored_lens[rows, None], mask.block_size
+    table = batch.block_table[rows, : -(-int(length.max()) // size)].long()
     index, read = torch.arange(table.shape[1]), min(reading.most, table.shape[1])
-    query = queries[rows, seen.last[rows]].float().unflatten(1, (means.shape[1], -1)) * scale
+    query = queries[rows, batch.last_query[rows]].float().unflatten(1, (means.shape[1], -1)) * scale
     lse = block_lse(query, means[table]).logsumexp(-1) + math.log(size // means.shape[2])
     lse = lse.masked_fill((index >= length // size)[:, None, None], -torch.inf)
     written, candidate = index * size < length, candidates(mask, length[:, 0], len(index))
@@ -77,21 +77,21 @@ def verify_mass(
     return lse.scatter(-1, chosen, torch.where(some, exact, lse.gather(-1, chosen))).softmax(-1).sum((1, 2))
 
 
-def score(scorer, cache: KeyCache, seen: Round, num_rows: int, ranking) -> None:
+def score(scorer, cache: KeyCache, batch: BatchBuffers, num_rows: int, ranking) -> None:
     """`Scorer.run`."""
-    rows = seen.scored[:num_rows].nonzero()[:, 0]
+    rows = batch.scored_lens[:num_rows].nonzero()[:, 0]
     mass = torch.zeros(num_rows, scorer.width)
     for layer, (means, queries, scale) in enumerate(zip(scorer.means, scorer.queries, scorer.scales)):
         for some in rows.split(8) if len(rows) else ():  # few at once, which bounds the memory of a large batch
-            got = verify_mass(scorer.mask, scorer.reading, means, queries, scale, cache, layer, seen, some)
+            got = verify_mass(scorer.mask, scorer.reading, means, queries, scale, cache, layer, batch, some)
             mass[some, : got.shape[1]] = got
-        ranking.remember(mass, seen, num_rows, layer * num_rows, num_rows)
+        ranking.remember(mass, batch, num_rows, layer * num_rows, num_rows)
 
 
-def remember(ranking, mass: Tensor, seen: Round, layer: int) -> None:
+def remember(ranking, mass: Tensor, batch: BatchBuffers, layer: int) -> None:
     """`Ranking.remember` of a layer. mass: [reqs, blocks], of the first rows of the batch."""
-    rows = seen.scored[: len(mass)].nonzero()[:, 0]
-    mask, length, slots = ranking.mask, seen.scored[rows], seen.slots[rows]
+    rows = batch.scored_lens[: len(mass)].nonzero()[:, 0]
+    mask, length, slots = ranking.mask, batch.scored_lens[rows], batch.slots[rows]
     scores = torch.where(mass[rows] > 0, mass[rows], 0.0)
     candidate = candidates(mask, length, scores.shape[1])
     best = scores.masked_fill(~candidate, -1.0).sort(descending=True, stable=True)
@@ -100,23 +100,15 @@ def remember(ranking, mass: Tensor, seen: Round, layer: int) -> None:
     ranking.blocks[layer, slots, : index.shape[1]] = index.int()
     ranking.scores[layer, slots, : index.shape[1]] = kept
     ranking.frontier[slots] = first_recent(mask, length)
-    if ranking.coverage:
-        rest = (scores * ~candidate).sum(1, keepdim=True)
-        falling = best.values[:, : mask.top].clamp(min=0)
-        short = rest + falling.cumsum(1) - falling < ranking.coverage * scores.sum(1, keepdim=True)
-        enough = short.sum(1).clamp(min=1).int()
-        ranking.enough[slots] = ranking.enough[slots].maximum(enough)
 
 
-def fill(ranking, tables: Tensor, seq_lens: Tensor, seen: Round, num_rows: int) -> None:
+def fill(ranking, tables: Tensor, seq_lens: Tensor, batch: BatchBuffers, num_rows: int) -> None:
     """`Ranking.fill`."""
-    rows = seen.length[:num_rows].nonzero()[:, 0]
+    rows = batch.context_lens[:num_rows].nonzero()[:, 0]
     seq_lens[:num_rows].clamp_(max=1)
-    mask, length, slots = ranking.mask, seen.length[rows, None].long(), seen.slots[rows]
+    mask, length, slots = ranking.mask, batch.context_lens[rows, None].long(), batch.slots[rows]
     recent, frontier = first_recent(mask, length), ranking.frontier[slots, None]
     sink, budget = recent.clamp(max=mask.sink), ranking.budget[length]
-    if ranking.coverage:
-        budget = budget.minimum(ranking.enough[slots, None])
     fresh = (recent - frontier.clamp(min=mask.sink)).clamp(min=0).minimum(budget)
     known = (frontier - mask.sink).clamp(0, mask.top)
     keep = (budget - fresh).minimum(known)
@@ -128,6 +120,6 @@ def fill(ranking, tables: Tensor, seq_lens: Tensor, seen: Round, num_rows: int) 
     block = torch.where(column < sink, column, recent - fresh + column - sink - keep)
     chosen = best.gather(2, (column - sink).clamp(0, mask.top - 1).expand(len(best), -1, -1))
     block = torch.where((column >= sink) & (column < sink + keep), chosen, block)
-    own = seen.table[rows].expand(len(tables), -1, -1)
+    own = batch.block_table[rows].expand(len(tables), -1, -1)
     tables[:, rows] = own.gather(2, block.clamp(max=own.shape[2] - 1))
     seq_lens[rows] = (length + 1 - (recent - sink - keep - fresh) * mask.block_size)[:, 0].int()

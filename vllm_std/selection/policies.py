@@ -1,38 +1,53 @@
-"""The selection policies a user can name in `selection`."""
+"""The selection policies that a server can be started with, by the name that the option `selection` has for them."""
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from vllm_std.selection.attention import all_queries, exact_mass, last_query
-from vllm_std.selection.base import Observation, Policy
+from vllm_std.selection.attention import all_queries, block_attention
+from vllm_std.selection.batch import DensePass
+
+
+class Policy:
+    """Decides when blocks are scored, and by what.
+
+    needs_queries: observation queries are captured for it.
+    needs_summaries: `scoring.Scorer` scores for it, from key summaries; else `score` does, if it is ever due.
+    """
+
+    needs_queries = True
+    needs_summaries = False
+
+    def due(self, rounds: np.ndarray, refresh: int) -> np.ndarray:
+        """[reqs] bool, whose blocks to score in this round.
+
+        rounds: [reqs], how often each request has drafted since its prompt was complete. refresh: rounds from one
+        scoring to the next.
+        """
+        return rounds % refresh == 0
+
+    def score(self, dense_pass: DensePass, layer: int) -> Tensor:
+        """[reqs, dense_pass.num_blocks] float32 scores, not negative, higher is better; for all heads of a layer."""
+        raise NotImplementedError
 
 
 class Verify(Policy):
-    """Attention of the token verified last, from key summaries; exact for the best of the blocks, which are read."""
+    """The attention of the token verified last, estimated from key summaries, and exact for candidates."""
 
     needs_summaries = True
 
 
-class Exact(Policy):
-    """Attention of the token verified last, from every key: the ceiling of `verify`, and too dear for a server."""
-
-    def score(self, seen: Observation, layer: int) -> Tensor:
-        return exact_mass(seen, layer, *last_query(seen, layer))
-
-
 class Text(Policy):
-    """The paper's (section 3.2): scored once, by the last tokens of the prompt, when the prompt is complete."""
+    """Scored once, by the last tokens of the prompt, when the prompt is complete (paper section 3.2)."""
 
     def due(self, rounds: np.ndarray, refresh: int) -> np.ndarray:
         return rounds == 0
 
-    def score(self, seen: Observation, layer: int) -> Tensor:
-        return exact_mass(seen, layer, *all_queries(seen, layer))
+    def score(self, dense_pass: DensePass, layer: int) -> Tensor:
+        return block_attention(dense_pass, layer, *all_queries(dense_pass, layer))
 
 
 class Streaming(Policy):
-    """Sink and the most recent blocks only (StreamingLLM, arXiv 2309.17453): the baseline to beat."""
+    """Never scored: sink and the most recent blocks alone (StreamingLLM, arXiv 2309.17453)."""
 
     needs_queries = False
 
@@ -40,19 +55,4 @@ class Streaming(Policy):
         return np.zeros_like(rounds, dtype=bool)
 
 
-class Random(Policy):
-    """Blocks drawn at random: the control in tests."""
-
-    needs_queries = False
-
-    def score(self, seen: Observation, layer: int) -> Tensor:
-        return torch.rand_like(seen.zeros())
-
-
-POLICIES: dict[str, Policy] = {
-    "verify": Verify(),
-    "exact": Exact(),
-    "text": Text(),
-    "streaming": Streaming(),
-    "random": Random(),
-}
+POLICIES: dict[str, Policy] = {"verify": Verify(), "text": Text(), "streaming": Streaming()}

@@ -29,7 +29,7 @@ class QueryWindow:
     def __init__(self, shape: tuple[int, int, int, int, int], dtype: torch.dtype, device: torch.device):
         self.kept = torch.zeros(shape, dtype=dtype, device=device)
 
-    def see(self, layer: int, query: Tensor, query_start_loc: Tensor) -> None:
+    def capture(self, layer: int, query: Tensor, query_start_loc: Tensor) -> None:
         """Keep the last `window` rows of each request; query: [tokens, query heads, head size]."""
         _, reqs, window, heads, size = self.kept.shape
         query = query.view(-1, heads, size)
@@ -40,7 +40,7 @@ class QueryWindow:
         padded = triton.next_power_of_2(heads * size)
         _keep[grid](self.kept[layer], query, query_start_loc, query.stride(0), window, heads * size, padded)
 
-    def last(self, query_start_loc: Tensor, num_rejected: Tensor) -> Tensor:
+    def last_verified(self, query_start_loc: Tensor, num_rejected: Tensor) -> Tensor:
         """[reqs] row of the token verified last: those rejected come after it."""
         query_lens = query_start_loc[1:] - query_start_loc[:-1]
         return (query_lens.clamp(max=self.kept.shape[2]) - num_rejected - 1).clamp(min=0)

@@ -9,7 +9,7 @@ from torch import Tensor
 from vllm_std.mask import MaskShape
 from vllm_std.patches.copies import async_tensor_h2d
 from vllm_std.selection import native, plain
-from vllm_std.selection.base import Round
+from vllm_std.selection.batch import BatchBuffers
 from vllm_std.selection.keys import by_kernel, interpreted
 from vllm_std.selection.reading import Reading, blocks_to_read
 
@@ -43,15 +43,14 @@ def _climb(low, worth, holds, WAYS: tl.constexpr):
 
 @triton.jit(do_not_specialize=["first", "num_rows"])
 def _pick(
-    mass, width, chosen, scores, slots, frontier, enough, scored, num_rows, first,
+    mass, width, chosen, scores, slots, frontier, scored, num_rows, first,
     K: tl.constexpr, PLACES: tl.constexpr, SINK: tl.constexpr, RECENT: tl.constexpr, BLOCK_SIZE: tl.constexpr,
-    READING: tl.constexpr, ALWAYS: tl.constexpr, SPARED: tl.constexpr, COVERAGE: tl.constexpr, TILE: tl.constexpr,
-    WAYS: tl.constexpr, STEPS: tl.constexpr,
+    READING: tl.constexpr, ALWAYS: tl.constexpr, SPARED: tl.constexpr, TILE: tl.constexpr, WAYS: tl.constexpr,
 ):  # fmt: skip
     """The K blocks of highest score of a (layer, request) pair, in increasing order; ties go to the earlier block.
 
     READING: chosen [pairs, K], with sink and recent window; as many as are to be read, K at most. Else chosen, scores
-    [layers, PLACES, K] by slot, frontier [PLACES] and, with COVERAGE, enough [PLACES].
+    [layers, PLACES, K] by slot and frontier [PLACES].
     """
     pair = tl.program_id(0)
     layer, row = (first + pair) // num_rows, (first + pair) % num_rows
@@ -96,47 +95,13 @@ def _pick(
                 tl.store(scores + place, tl.load(mass + block, mask=take, other=0.0), mask=take)
             taken += tl.sum(take.to(tl.int32))
             room -= tl.sum(tie)
-        if COVERAGE > 0:
-            count = _covering(mass, first_recent, written, SINK, COVERAGE, TILE, WAYS, STEPS)
-            tl.atomic_max(enough + slot, tl.minimum(tl.maximum(count, 1), K))
-
-
-@triton.jit
-def _covering(
-    mass, first_recent, written, SINK: tl.constexpr, COVERAGE: tl.constexpr, TILE: tl.constexpr, WAYS: tl.constexpr,
-    STEPS: tl.constexpr,
-):  # fmt: skip
-    """Fewest of the best blocks that hold, with what is always kept, the wanted share of attention."""
-    total, rest = 0.0, 0.0
-    for start in range(0, written, TILE):
-        block = start + tl.arange(0, TILE)
-        share = tl.load(mass + block, mask=block < written, other=0.0)
-        total += tl.sum(share)
-        rest += tl.sum(tl.where((block >= SINK) & (block < first_recent), 0.0, share))
-    low = (written * 0).to(tl.int64)  # becomes the highest score so that the blocks at or above it hold enough
-    worth = low + 4294967296
-    for _ in range(STEPS):
-        worth = worth // WAYS
-        levels = _levels(low, worth, WAYS)
-        held = tl.zeros([WAYS, TILE], tl.float32)
-        for start in range(0, written, TILE):
-            block = start + tl.arange(0, TILE)
-            bits = _bits(mass, first_recent, written, block, SINK, False)
-            share = tl.load(mass + block, mask=block < written, other=0.0)
-            held += tl.where(bits[None, :] >= levels[:, None], share[None, :], 0.0)
-        low = _climb(low, worth, tl.sum(held, axis=1) + rest >= COVERAGE * total, WAYS)
-    count = written * 0
-    for start in range(0, written, TILE):
-        bits = _bits(mass, first_recent, written, start + tl.arange(0, TILE), SINK, False)
-        count += tl.sum((bits >= low).to(tl.int32))
-    return count
 
 
 @triton.jit
 def _fill(
-    tables, width, seq_lens, blocks, scores, frontier, enough, lengths, slots, budgets, table, table_stride, max_rows,
+    tables, width, seq_lens, blocks, scores, frontier, lengths, slots, budgets, table, table_stride, max_rows,
     columns, TOP: tl.constexpr, PADDED_TOP: tl.constexpr, PADDED_WIDTH: tl.constexpr, SINK: tl.constexpr,
-    RECENT: tl.constexpr, BLOCK_SIZE: tl.constexpr, COVERAGE: tl.constexpr, WAYS: tl.constexpr, STEPS: tl.constexpr,
+    RECENT: tl.constexpr, BLOCK_SIZE: tl.constexpr, WAYS: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
     """The masked block table of a request in one layer: [sink | remembered | newer | recent window ...]."""
     row, layer = tl.program_id(0), tl.program_id(1)
@@ -146,8 +111,6 @@ def _fill(
         first_recent = tl.maximum(length - RECENT, 0) // BLOCK_SIZE
         sink = tl.minimum(first_recent, SINK)
         budget = tl.load(budgets + length)
-        if COVERAGE > 0:
-            budget = tl.minimum(budget, tl.load(enough + slot))
         known = tl.load(frontier + slot)
         fresh = tl.minimum(tl.maximum(first_recent - tl.maximum(known, SINK), 0), budget)
         known = tl.minimum(tl.maximum(known - SINK, 0), TOP)
@@ -196,8 +159,8 @@ def pick(
     is not 0.
     """
     _pick[pairs,](
-        mass, mass.shape[1], chosen, mass, scored, scored, scored, scored, num_rows, first, reading.most, 0, mask.sink,
-        mask.recent, mask.block_size, True, reading.always, reading.spared, 0.0, _tile(mass), *_ways(mass),
+        mass, mass.shape[1], chosen, mass, scored, scored, scored, num_rows, first, reading.most, 0, mask.sink,
+        mask.recent, mask.block_size, True, reading.always, reading.spared, _tile(mass), _ways(mass)[0],
         num_warps=_warps(mass),
     )  # fmt: skip
 
@@ -225,42 +188,33 @@ class Ranking:
     and one never scored is sink and recent blocks alone (StreamingLLM, arXiv 2309.17453).
     """
 
-    def __init__(
-        self, mask: MaskShape, num_layers: int, max_num_reqs: int, max_length: int, coverage: float | None,
-        device: torch.device,
-    ):  # fmt: skip
-        self.mask, self.coverage = mask, coverage or 0.0
+    def __init__(self, mask: MaskShape, num_layers: int, max_num_reqs: int, max_length: int, device: torch.device):
+        self.mask = mask
         shape = (num_layers, max_num_reqs, mask.top)
         self.blocks = torch.zeros(shape, dtype=torch.int32, device=device)  # increasing
         self.scores = torch.zeros(shape, dtype=torch.float32, device=device)
         self.frontier = torch.zeros(max_num_reqs, dtype=torch.int32, device=device)  # blocks below it were candidates
-        self.enough = torch.full((max_num_reqs,), mask.top, dtype=torch.int32, device=device)
         self.budget = mask.budget(torch.arange(max_length + 1)).to(device, torch.int32)  # by length
-
-    def reset(self, slots: np.ndarray) -> None:
-        """Forget how many blocks were enough; slots: [n] on the host, of requests that are about to be scored."""
-        if self.coverage:
-            self.enough[async_tensor_h2d(slots, self.enough.device)] = 0
 
     def forget(self, slots: np.ndarray) -> None:
         """Nothing is known of these requests; slots: [n] on the host."""
         self.frontier[async_tensor_h2d(slots, self.frontier.device)] = 0
 
-    def remember(self, mass: Tensor, seen: Round, num_rows: int, first: int, pairs: int) -> None:
-        """Keep the best of `pairs` (layer, request) pairs, where `seen.scored` is not 0.
+    def remember(self, mass: Tensor, batch: BatchBuffers, num_rows: int, first: int, pairs: int) -> None:
+        """Keep the best of `pairs` (layer, request) pairs, where `batch.scored_lens` is not 0.
 
         mass: [pairs, blocks] float32, not negative, of pairs that begin at number `first`.
         """
         mask = self.mask
         if not by_kernel(mass):
-            return plain.remember(self, mass, seen, first // num_rows)
+            return plain.remember(self, mass, batch, first // num_rows)
         _pick[pairs,](
-            mass, mass.stride(0), self.blocks, self.scores, seen.slots, self.frontier, self.enough, seen.scored,
-            num_rows, first, mask.top, self.blocks.shape[1], mask.sink, mask.recent, mask.block_size, False, 0, 0,
-            self.coverage, _tile(mass), *_ways(mass), num_warps=_warps(mass),
+            mass, mass.stride(0), self.blocks, self.scores, batch.slots, self.frontier, batch.scored_lens, num_rows,
+            first, mask.top, self.blocks.shape[1], mask.sink, mask.recent, mask.block_size, False, 0, 0, _tile(mass),
+            _ways(mass)[0], num_warps=_warps(mass),
         )  # fmt: skip
 
-    def fill(self, tables: Tensor, seq_lens: Tensor, seen: Round, num_rows: int) -> None:
+    def fill(self, tables: Tensor, seq_lens: Tensor, batch: BatchBuffers, num_rows: int) -> None:
         """Masked block tables and the lengths that the first draft step attends to.
 
         tables: [layers, max_num_reqs, width] int32 block ids; seq_lens: [max_num_reqs] int32, the drafted token
@@ -268,10 +222,10 @@ class Ranking:
         """
         mask, (layers, max_rows, width) = self.mask, tables.shape
         if not by_kernel(tables):
-            return native.fill(self, tables, seq_lens, seen, num_rows)
+            return native.fill(self, tables, seq_lens, batch, num_rows)
         _fill[num_rows, layers](
-            tables, width, seq_lens, self.blocks, self.scores, self.frontier, self.enough, seen.length, seen.slots,
-            self.budget, seen.table, seen.table.stride(0), max_rows, seen.table.shape[1], mask.top,
+            tables, width, seq_lens, self.blocks, self.scores, self.frontier, batch.context_lens, batch.slots,
+            self.budget, batch.block_table, batch.block_table.stride(0), max_rows, batch.block_table.shape[1], mask.top,
             triton.next_power_of_2(mask.top), triton.next_power_of_2(width), mask.sink, mask.recent, mask.block_size,
-            self.coverage, *_ways(tables),
+            *_ways(tables),
         )  # fmt: skip

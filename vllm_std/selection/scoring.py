@@ -21,7 +21,7 @@ from torch import Tensor
 
 from vllm_std.mask import MaskShape, cdiv
 from vllm_std.selection import native
-from vllm_std.selection.base import Round
+from vllm_std.selection.batch import BatchBuffers
 from vllm_std.selection.kernels import _look, _read, _shares
 from vllm_std.selection.keys import TRITON_DTYPES, KeyCache, by_kernel, interpreted
 from vllm_std.selection.ranking import Ranking, pick
@@ -79,19 +79,19 @@ class Scorer:
         self.tops, self.totals = torch.empty(2, self.pairs, 2 * PARTS, self.heads, **new)
         self.chosen = torch.empty(self.pairs, self.reading.most, device=means.device, dtype=torch.int32)
 
-    def run(self, cache: KeyCache, seen: Round, num_rows: int, ranking: Ranking) -> None:
-        """Score the first `num_rows` rows of a batch, where `seen.scored` is not 0, and have their best remembered."""
+    def run(self, cache: KeyCache, batch: BatchBuffers, num_rows: int, ranking: Ranking) -> None:
+        """Score the first `num_rows` rows of a batch, where `batch.scored_lens` is not 0; `ranking` keeps the best."""
         if not by_kernel(self.means):
-            return native.score(self, cache, seen, num_rows, ranking)
+            return native.score(self, cache, batch, num_rows, ranking)
         total = len(self.means) * num_rows
         for first in range(0, total, self.pairs):
             pairs = min(self.pairs, total - first)
-            self._look(cache, seen, num_rows, first, pairs)
-            self._shares(cache, seen, num_rows, first, pairs, whole=False)
-            pick(self.mass, self.chosen, self.reading, self.mask, seen.scored, num_rows, first, pairs)
-            self._read(cache, seen, num_rows, first, pairs)
-            self._shares(cache, seen, num_rows, first, pairs, whole=True)
-            ranking.remember(self.mass, seen, num_rows, first, pairs)
+            self._look(cache, batch, num_rows, first, pairs)
+            self._shares(cache, batch, num_rows, first, pairs, whole=False)
+            pick(self.mass, self.chosen, self.reading, self.mask, batch.scored_lens, num_rows, first, pairs)
+            self._read(cache, batch, num_rows, first, pairs)
+            self._shares(cache, batch, num_rows, first, pairs, whole=True)
+            ranking.remember(self.mass, batch, num_rows, first, pairs)
 
     def _sizes(self, cache: KeyCache) -> dict:
         group = self.heads // cache.kv_heads
@@ -106,36 +106,36 @@ class Scorer:
         """Programs that share the work of one, where there are so many: enough to keep a GPU busy, one on a CPU."""
         return max(1, min(PARTS, cdiv(8 * processors(self.means), programs)))
 
-    def _common(self, seen: Round, num_rows: int) -> tuple:
-        last, table = seen.last, seen.table
+    def _common(self, batch: BatchBuffers, num_rows: int) -> tuple:
+        last, table = batch.last_query, batch.block_table
         return last, self.queries, self.scales, table, table.stride(0), num_rows, self.queries.shape[1], self.width
 
     # num_stages of what follows: so many that keys of later tiles are on their way while one is multiplied. The heads
     # of a block come first in the grid: their keys lie side by side, and are read at the same time.
 
-    def _look(self, cache: KeyCache, seen: Round, num_rows: int, first: int, pairs: int) -> None:
+    def _look(self, cache: KeyCache, batch: BatchBuffers, num_rows: int, first: int, pairs: int) -> None:
         granule = self.mask.block_size // self.means.shape[3]
         constants = {name: cache.constants[name] for name in ("KV_HEADS", "BLOCK_SIZE", "SIZE", "PADDED")}
         # More would not fit the shared memory of many GPUs, 99 KiB, where a key takes more than 256 bytes.
         stages = 5 if constants["PADDED"] * self.means.itemsize <= 256 else 2
         _look[cache.kv_heads, self._splits(pairs * cache.kv_heads), pairs](
-            self.work, self.tops, self.totals, self.means, self.means.stride(0), first, seen.scored,
-            *self._common(seen, num_rows), GRANULE=granule, LOG_GRANULE=math.log(granule),
+            self.work, self.tops, self.totals, self.means, self.means.stride(0), first, batch.scored_lens,
+            *self._common(batch, num_rows), GRANULE=granule, LOG_GRANULE=math.log(granule),
             TILE=1024 if interpreted(self.means) else 64, **constants, **self._sizes(cache), num_stages=stages,
         )  # fmt: skip
 
-    def _read(self, cache: KeyCache, seen: Round, num_rows: int, first: int, pairs: int) -> None:
+    def _read(self, cache: KeyCache, batch: BatchBuffers, num_rows: int, first: int, pairs: int) -> None:
         padded = triton.next_power_of_2(self.mask.block_size)
         tile = max(1, (4096 if interpreted(self.means) else 64) // padded)
         _read[cache.kv_heads, self._splits(pairs * cache.kv_heads), pairs](
-            *cache.arguments, self.work, self.tops, self.totals, self.chosen, first, seen.scored,
-            *self._common(seen, num_rows), TILE=tile, PADDED_BLOCK=padded, **cache.constants, **self._sizes(cache),
+            *cache.arguments, self.work, self.tops, self.totals, self.chosen, first, batch.scored_lens,
+            *self._common(batch, num_rows), TILE=tile, PADDED_BLOCK=padded, **cache.constants, **self._sizes(cache),
             num_stages=4,
         )  # fmt: skip
 
-    def _shares(self, cache: KeyCache, seen: Round, num_rows: int, first: int, pairs: int, whole: bool) -> None:
+    def _shares(self, cache: KeyCache, batch: BatchBuffers, num_rows: int, first: int, pairs: int, whole: bool) -> None:
         _shares[self._splits(pairs), pairs](
-            self.mass, self.tops, self.totals, self.work, first, seen.scored, num_rows, self.width,
+            self.mass, self.tops, self.totals, self.work, first, batch.scored_lens, num_rows, self.width,
             self._splits(pairs * cache.kv_heads), WHOLE=whole, PARTS=PARTS, HEADS=self.heads,
             GROUP=self.heads // cache.kv_heads, PADDED_HEADS=triton.next_power_of_2(self.heads),
             BLOCK_SIZE=self.mask.block_size, TILE=1024 if interpreted(self.means) else 64, **self.reading.constants,

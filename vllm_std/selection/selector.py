@@ -1,4 +1,13 @@
-"""Selection from round to round: summaries, scores, and the masked block tables that drafts attend through."""
+"""Selection from round to round: which KV blocks each request's draft steps attend to.
+
+capture     each layer keeps the last queries of a request in the dense pass (`queries`)
+summarise   the blocks that the pass has completed get their mean keys (`summaries`)
+score       by a policy: from summaries and candidates' keys (`scoring`), or from all keys (`attention`)
+keep        the best blocks of each request and layer (`ranking`)
+fill        the masked block tables that draft steps attend through (`ranking`)
+
+`begin` is the part that needs the host. `select` is device work on persistent buffers, which a CUDA graph holds.
+"""
 
 import numpy as np
 import torch
@@ -7,9 +16,9 @@ from torch import Tensor
 from vllm_std.config import StdConfig
 from vllm_std.mask import cdiv
 from vllm_std.patches.copies import async_tensor_h2d
-from vllm_std.selection.base import Observation, Round
+from vllm_std.selection.batch import BatchBuffers, DensePass
 from vllm_std.selection.keys import KeyCache
-from vllm_std.selection.policies import POLICIES
+from vllm_std.selection.policies import POLICIES, Policy
 from vllm_std.selection.queries import QueryWindow
 from vllm_std.selection.ranking import Ranking
 from vllm_std.selection.scoring import Scorer, workspace_bytes
@@ -20,113 +29,126 @@ def selection_bytes(options: StdConfig, block_size: int, num_layers: int, reqs: 
     """Memory that selection takes besides key summaries and observation queries; heads: query heads of a worker."""
     mask, width = options.mask_shape(block_size), cdiv(options.target_model_config.max_model_len, block_size)
     tables = num_layers * reqs * (mask.width(options.num_speculative_tokens) + 2 * mask.top) * 4
-    kernels = POLICIES[options.selection].needs_summaries
-    return tables + (
-        workspace_bytes(mask, num_layers, reqs, heads, width, options.target_model_config.dtype) if kernels else 0
-    )
+    if not POLICIES[options.selection].needs_summaries:
+        return tables
+    return tables + workspace_bytes(mask, num_layers, reqs, heads, width, options.target_model_config.dtype)
 
 
 class Selector:
     """Keeps the best blocks of each request.
 
-    options: as the engine was started; round: the batch; summaries: where the policy needs them.
-    tables: [layers, max_num_reqs, width] int32, the masked block tables of this round. cache: set once vLLM has
-    allocated it.
+    policy, options: as the engine was started. batch: the batch's buffers. queries, summaries: where the policy needs
+    them. scales: [layers] softmax scales.
+    cache: set once vLLM has allocated it.
+    mask: the blocks of a request that are kept. tables: [layers, max_num_reqs, mask.width] int32, the masked block
+    tables of this round. due: [reqs] bool on the host, whose blocks were scored in it.
     """
 
     cache: KeyCache = None  # type: ignore[assignment]
 
     def __init__(
-        self, options: StdConfig, block_size: int, round: Round, queries: QueryWindow, scales: list[float],
+        self,
+        policy: Policy,
+        options: StdConfig,
+        block_size: int,
+        batch: BatchBuffers,
+        queries: QueryWindow,
+        scales: list[float],
         summaries: KeySummaries | None,
-    ):  # fmt: skip
-        self.start, self.block_size, self.round = options, block_size, round
+    ):
+        self.start_policy, self.start_options = policy, options
+        self.block_size, self.batch = block_size, batch
         self.queries, self.summaries = queries, summaries
-        self.scales = torch.tensor(scales, dtype=torch.float32, device=round.table.device)
+        self.scales = torch.tensor(scales, dtype=torch.float32, device=batch.block_table.device)
         self.change()
 
-    def change(self, **options) -> None:
-        """Select otherwise from now on, while no request is running; options not given are those of the start.
+    def change(self, policy: Policy | None = None, **options) -> None:
+        """Select otherwise from now on, while no request is running; what is not given is as at the start.
 
         Raises ValueError for what StdConfig refuses, and for a policy that needs what the first one did not keep.
         """
-        self.options = self.start.changed(**options)
-        self.policy, first = POLICIES[self.options.selection], POLICIES[self.start.selection]
-        if self.policy.needs_queries > first.needs_queries or self.policy.needs_summaries > first.needs_summaries:
-            raise ValueError(f"selection={self.options.selection} needs an engine started with selection=verify.")
+        self.policy, self.options = policy or self.start_policy, self.start_options.changed(**options)
+        for need in ("needs_queries", "needs_summaries"):
+            if getattr(self.policy, need) > getattr(self.start_policy, need):
+                name = type(self.policy).__name__.lower()
+                raise ValueError(f"selection={name} needs an engine started with selection=verify.")
         self.mask = self.options.mask_shape(self.block_size)
-        layers, reqs, device = len(self.scales), len(self.round.table), self.scales.device
-        limit = self.options.target_model_config.max_model_len
-        self.ranking = Ranking(self.mask, layers, reqs, limit, self.options.coverage, device)
-        self.rounds = np.zeros(reqs, dtype=np.int64)  # by slot: drafted since the prompt was complete
-        self.missed = np.zeros(reqs, dtype=np.int64)  # by slot: tokens verified at most that no summary has seen
-        width = self.mask.width(self.start.num_speculative_tokens)
+        layers, reqs, device = len(self.scales), len(self.batch.block_table), self.scales.device
+        self.ranking = Ranking(self.mask, layers, reqs, self.options.target_model_config.max_model_len, device)
+        self.rounds = np.zeros(reqs, dtype=np.int64)  # by slot, since the prompt was complete
+        self.unsummarised = np.zeros(reqs, dtype=np.int64)  # by slot, verified tokens at most that no summary holds
+        width = self.mask.width(self.start_options.num_speculative_tokens)
         self.tables = torch.zeros(layers, reqs, width, dtype=torch.int32, device=device)
         self.scorer: Scorer | None = None
         if self.policy.needs_summaries and self.summaries is not None:
-            sizes = self.scales, self.round.table.shape[1]
-            self.scorer = Scorer(self.mask, self.summaries.means, self.queries.kept, *sizes)
+            columns = self.batch.block_table.shape[1]
+            self.scorer = Scorer(self.mask, self.summaries.means, self.queries.kept, self.scales, columns)
 
     def warm_up(self) -> None:
         """Compile what no CUDA graph holds, and on a CPU all of it, before a request waits. Nobody drafts yet."""
         if self.summaries is not None:
-            self.summaries.update(self.cache, self.round.length, self.round.table, np.ones(1, dtype=np.int64))
-        if self.round.table.is_cpu:
-            self.fill(1, torch.zeros(1, dtype=torch.int32))
+            self.summaries.update(self.cache, self.batch.context_lens, self.batch.block_table, np.ones(1, np.int64))
+        if self.batch.block_table.is_cpu:
+            self.select(1, torch.zeros(1, dtype=torch.int32))
             if self.queries.kept.numel():
                 starts = torch.zeros(2, dtype=torch.int32)
-                self.queries.see(0, self.queries.kept.new_empty(0, *self.queries.kept.shape[3:]), starts)
+                self.queries.capture(0, self.queries.kept.new_empty(0, *self.queries.kept.shape[3:]), starts)
 
-    def miss(self, slots: np.ndarray, tokens: np.ndarray, prompt_done: np.ndarray, length: np.ndarray) -> None:
-        """Note a dense pass that nobody drafts after; on the host alone, so that plain decoding costs what it does.
+    def skip_round(self, slots: np.ndarray, tokens: np.ndarray) -> None:
+        """Note a dense pass that no round follows; on the host alone, so that plain decoding costs what it does.
 
-        [reqs]: slots: rows of vLLM's request state; tokens: of the pass; prompt_done: whose prompt is complete since;
-        length: at most so long is the context.
+        slots: [reqs] rows of vLLM's request state; tokens: [reqs] of the pass.
         """
-        self.missed[slots] += tokens
-        self.rounds[slots[prompt_done]] = 0
-        self.missed[slots[prompt_done]] = length[prompt_done]
+        self.unsummarised[slots] += tokens
 
-    def begin(self, seen: Observation, slots: np.ndarray, drafting: np.ndarray, asked: bool) -> None:
-        """Take in a dense pass, and summarise the blocks completed since the last one that was taken in.
+    def restart(self, slots: np.ndarray, max_context_lens: np.ndarray) -> None:
+        """Nothing is known of these requests: their prompts are complete since the last round.
 
-        On the host, [reqs]: slots: rows of vLLM's request state; drafting: who drafts; asked: whether the pass has left
-        queries behind, without which nobody is scored.
+        slots: [n] rows of vLLM's request state; max_context_lens: [n] upper bounds of their tokens in the KV cache.
         """
-        unscored = self.rounds[slots] == 0
-        self.due = drafting & self.policy.due(self.rounds[slots], self.options.refresh) & asked
-        flags = async_tensor_h2d(np.stack([drafting, self.due]).astype(np.int32), seen.length.device)
-        self.round.begin(seen.slots, seen.length, seen.last, flags)
-        if not asked and (unscored & drafting).any():
-            self.ranking.forget(slots[unscored & drafting])
-        self.rounds[slots] += drafting & asked
+        self.rounds[slots] = 0
+        self.unsummarised[slots] = max_context_lens
+
+    def begin(self, dense_pass: DensePass, slots: np.ndarray, drafting: np.ndarray, has_queries: bool) -> None:
+        """Take in a dense pass that a round follows; score its requests, unless `select` does that from summaries.
+
+        On the host, [reqs]: slots: rows of vLLM's request state; drafting: bool, who drafts. has_queries: whether the
+        pass has left observation queries; without them the round is unscored.
+        """
+        rounds = self.rounds[slots]
+        self.due = drafting & self.policy.due(rounds, self.options.refresh) & has_queries
+        flags = async_tensor_h2d(np.stack([drafting, self.due]).astype(np.int32), dense_pass.context_lens.device)
+        self.batch.load(dense_pass.slots, dense_pass.context_lens, dense_pass.last_query, flags)
+        never_scored = drafting & (rounds == 0)
+        if not has_queries and never_scored.any():
+            self.ranking.forget(slots[never_scored])
+        self.rounds[slots] += drafting & has_queries
+        self._summarise(slots, drafting, dense_pass.max_context_lens)
+        if self.scorer is None and self.due.any():
+            self._score(dense_pass)
+
+    def _summarise(self, slots: np.ndarray, drafting: np.ndarray, max_context_lens: np.ndarray) -> None:
+        """Summarise the blocks that requests may have completed since their last round."""
         if self.summaries is not None:
-            newest = drafting * self._newest(self.missed[slots], seen.max_length)
-            self.summaries.update(self.cache, self.round.length, self.round.table, newest)
-        self.missed[slots[drafting]] = 0
+            block_size, tokens = self.cache.block_size, self.start_options.num_speculative_tokens + 1
+            newest = cdiv(tokens + self.unsummarised[slots], block_size) + 1
+            newest = drafting * np.minimum(newest, max_context_lens // block_size)
+            self.summaries.update(self.cache, self.batch.context_lens, self.batch.block_table, newest)
+        self.unsummarised[slots[drafting]] = 0
 
-    def _newest(self, missed: np.ndarray, max_length: np.ndarray) -> np.ndarray:
-        """[reqs] blocks that a request may have completed since its last round; missed: tokens besides that round's."""
-        size = self.cache.block_size
-        return np.minimum(cdiv(self.start.num_speculative_tokens + 1 + missed, size) + 1, max_length // size)
-
-    def score(self, seen: Observation, slots: np.ndarray) -> None:
-        """Score by policies that have no kernels of their own."""
-        self.ranking.reset(slots[self.due])
-        if self.scorer or not self.due.any():
-            return
-        some, reqs = seen.of(self.due), len(slots)
-        mass, at = seen.zeros(), async_tensor_h2d(self.due.nonzero()[0], seen.length.device)
+    def _score(self, dense_pass: DensePass) -> None:
+        """Score by a policy that has no kernels of its own."""
+        due, reqs, scores = dense_pass.only(self.due), len(self.due), dense_pass.zero_scores()
+        rows = async_tensor_h2d(self.due.nonzero()[0], scores.device)
         for layer in range(len(self.scales)):
-            mass[at, : some.num_blocks] = self.policy.score(some, layer)
-            self.ranking.remember(mass, self.round, reqs, layer * reqs, reqs)
+            scores[rows, : due.num_blocks] = self.policy.score(due, layer)
+            self.ranking.remember(scores, self.batch, reqs, layer * reqs, reqs)
 
-    def fill(self, num_rows: int, seq_lens: Tensor) -> None:
-        """Score whom it is time to score by kernels, and fill `tables` and `seq_lens` for the first rows of a batch.
+    def select(self, num_rows: int, seq_lens: Tensor) -> None:
+        """Score from summaries, where the policy does, and fill `tables` and `seq_lens` for the first rows of a batch.
 
-        Device work on persistent buffers alone: a CUDA graph can hold it. seq_lens: [max_num_reqs] int32, what the
-        first draft step attends to.
+        seq_lens: [max_num_reqs] int32, out: tokens that the first draft step attends to.
         """
-        if self.scorer:
-            self.scorer.run(self.cache, self.round, num_rows, self.ranking)
-        self.ranking.fill(self.tables, seq_lens, self.round, num_rows)
+        if self.scorer is not None:
+            self.scorer.run(self.cache, self.batch, num_rows, self.ranking)
+        self.ranking.fill(self.tables, seq_lens, self.batch, num_rows)

@@ -85,7 +85,7 @@ def average(addresses, like, strides, key_table, key_scales, lanes, order, block
 
 @compiled
 def keep(kept, query, starts):
-    """`QueryWindow.see`, of 16-bit or 32-bit values as they are."""
+    """`QueryWindow.capture`, of 16-bit or 32-bit values as they are."""
     window = kept.shape[1]
     for row in range(min(len(starts) - 1, len(kept))):
         first = max(starts[row + 1] - window, starts[row])

@@ -18,10 +18,10 @@ class Cell:
         return cls(*(record[field.name] for field in fields(cls)))
 
     @property
-    def selection(self) -> dict:
+    def options(self) -> dict:
         """Options for `Selector.change`; a share is what it says, without the floor a server gives it."""
         floor = {"top_k_floor": 0} if isinstance(self.k, float) else {}
-        return {"selection": self.policy, "top_k": self.k, "refresh": self.refresh, **floor}
+        return {"top_k": self.k, "refresh": self.refresh, **floor}
 
     def __str__(self) -> str:
         text = f"{self.policy} K={show_k(self.k)} gamma={self.gamma}"
@@ -36,7 +36,7 @@ def show_k(k: int | float) -> str:
 def make(policies: str, ks: str, gammas: str, refreshes: str, temperatures: str) -> list[Cell]:
     """Cells from comma-separated options. Raises ValueError naming the option, its value and what works."""
     from vllm_std.config import STATIC_POLICIES
-    from vllm_std.selection import POLICIES
+    from vllm_std.tools.acceptance.policies import POLICIES
 
     names = _parse("--policy", policies, str, lambda name: name in POLICIES, f"names among {', '.join(POLICIES)}")
     budgets = _parse("--k", ks, _k, _good_k, "whole tokens (512) or shares of the context (0.05)")

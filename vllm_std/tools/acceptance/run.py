@@ -66,7 +66,7 @@ def start(plan: Plan, folders: list[Path]):
         options["allowed_local_media_path"] = os.path.commonpath([folder.resolve() for folder in folders])
     largest = max(plan.cells, key=lambda cell: cell.k)
     speculative = {
-        "method": "std", "adaptive": False, **largest.selection, "selection": "verify", "refresh": 1, "sink": plan.sink,
+        "method": "std", "adaptive": False, **largest.options, "selection": "verify", "refresh": 1, "sink": plan.sink,
         "recent": plan.recent, "num_speculative_tokens": max(cell.gamma for cell in plan.cells),
         # At temperature 0 greedy drafts are what probabilistic ones are, without the memory of their logits.
         "draft_sample_method": "probabilistic" if any(cell.temperature for cell in plan.cells) else "greedy",
@@ -82,13 +82,14 @@ def missing(plan: Plan, prompts: list[Prompt], records: Records) -> set[tuple[st
 def run(llm, plan: Plan, prompts: list[Prompt], records: Records, console: Console) -> None:
     """Add a record for each prompt and cell that has none. Raises ValueError for a cell that std cannot do."""
     from vllm_std.patches import lab
+    from vllm_std.tools.acceptance.policies import POLICIES
 
     todo = missing(plan, prompts, records)
     waiting = [prompt for prompt in prompts if any((prompt.id, cell) in todo for cell in plan.cells)]
     columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn()
     with lab.attach(llm) as bench, Progress(TextColumn("{task.description}"), *columns, console=console) as progress:
         for cell in plan.cells:  # so that a cell that cannot be is known at once
-            bench.switch(cell.gamma, **cell.selection)
+            bench.switch(cell.gamma, POLICIES[cell.policy], **cell.options)
         records.begin(**plan.settings(), **bench.facts(), prompts=digest(prompts))
         task = progress.add_task("", total=len(todo))
         for first in range(0, len(waiting), plan.batch):
@@ -118,10 +119,11 @@ def _answers(bench, plan: Plan, cell: Cell, prompts: list[Prompt], inputs: dict[
     from vllm import SamplingParams
 
     from vllm_std.patches import lab
+    from vllm_std.tools.acceptance.policies import POLICIES
 
     seeds = [plan.seed + zlib.crc32(prompt.id.encode()) for prompt in prompts]
     params = [SamplingParams(temperature=cell.temperature, max_tokens=plan.tokens, seed=seed) for seed in seeds]
-    bench.switch(cell.gamma, **cell.selection)
+    bench.switch(cell.gamma, POLICIES[cell.policy], **cell.options)
     begun = time.perf_counter()
     outputs = lab.generate(bench.llm, [inputs[prompt.id] for prompt in prompts], params)
     seconds = time.perf_counter() - begun
