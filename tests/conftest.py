@@ -59,8 +59,8 @@ def pytest_runtest_call(item):
 
 
 COLLECT, FREEZE = gc.collect, gc.freeze
-# An engine that starts or ends here has vLLM collect a heap with all modules in it a dozen times, which took nine tenths
-# of a start. `Engines.close` collects once, and leaves what has outlived an engine out of the next collection.
+# vLLM collects garbage a dozen times in each start and end of an engine, here in a heap that holds all modules: nine
+# tenths of a start. `Engines.close` collects once, and leaves what has outlived an engine out of the next collection.
 gc.collect = gc.freeze = gc.unfreeze = lambda *generation: 0
 
 
