@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Lint, types and the whole suite, without a GPU on the Python of vLLM 0.33; then its fast part on vLLM 0.32. Arguments
-# go to pytest instead, on the vLLM of the environment.
+# Lint, types and the whole suite, without a GPU on the Python of vLLM 0.33; then on vLLM 0.32 what may differ there.
+# Arguments go to pytest instead, on the vLLM of the environment.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 cd "$root"
@@ -12,7 +12,7 @@ if ! gpu; then
   say "the suite on vLLM 0.33"
   bash "$cpu/overlay_0_33.sh" "$venv" "$root/.cache/vllm-0.33"
   PYTHONPATH="$root/.cache/vllm-0.33" python -m pytest -n 2 --dist loadfile
-  say "its fast part on vLLM $(python -c 'import vllm; print(vllm.__version__)'), but for what needs no second one"
-  exec python -m pytest -n 2 --dist loadfile -m "fast and not once"
+  say "what may differ, on vLLM $(python -c 'import vllm; print(vllm.__version__)')"
+  exec python -m pytest -n 2 --dist loadfile -m versions
 fi
 python -m pytest -n 2 --dist loadfile

@@ -35,7 +35,17 @@ def look_for_overflow(yes: bool) -> None:
     interpreter.interpreter_builder.options = interpreter.InterpreterOptions(sanitize_overflow=yes)
 
 
+MARKERS = (
+    "unit: no engine and no server; all of them take less than two minutes",
+    "engine: engines of tiny models in this process; what has no tier has servers, trained models or installations",
+    "versions: run on each supported version of vLLM, because it touches what may differ",
+    "supports(feature, ...): what of vLLM the test shows std to work with; docs/compatibility.md counts them",
+)
+
+
 def pytest_configure(config):
+    for marker in MARKERS:
+        config.addinivalue_line("markers", marker)
     if os.environ.get("TRITON_INTERPRET") == "1":
         look_for_overflow(False)
     path = config.getoption("--support")

@@ -10,7 +10,7 @@ from vllm.exceptions import VLLMValidationError
 from vllm_std.control import Costs
 from vllm_std.patches.requests import opts_out
 
-pytestmark = pytest.mark.fast
+pytestmark = pytest.mark.versions
 
 PROMPTS = token_prompts([300, 90, 420], seed=6)
 DENSE = 1e-2  # seconds
@@ -39,6 +39,7 @@ def adaptive(engines, models):
     return make
 
 
+@pytest.mark.engine
 def test_nothing_is_drafted_where_it_does_not_pay(adaptive, plain, models):
     expected = plain(models("llama"), PROMPTS, 40)
     llm = adaptive(draft=1.0)
@@ -47,6 +48,7 @@ def test_nothing_is_drafted_where_it_does_not_pay(adaptive, plain, models):
     assert seen.drafted == 0 and scheduler_of(llm).choice.reason in ("cost", "idle")
 
 
+@pytest.mark.engine
 def test_much_is_drafted_where_it_pays(adaptive, plain, models):
     expected = plain(models("llama"), PROMPTS, 120)
     llm = adaptive(draft=0.01)
@@ -55,6 +57,7 @@ def test_much_is_drafted_where_it_pays(adaptive, plain, models):
     assert seen.drafted > 50 and seen.accepted > 0
 
 
+@pytest.mark.engine
 def test_a_step_without_drafts_costs_what_a_plain_one_does(engines, models, monkeypatch):
     """No selection, no draft, no query kept, no slot reserved."""
     llm = engines(models("llama"), std())
@@ -76,6 +79,7 @@ def test_a_step_without_drafts_costs_what_a_plain_one_does(engines, models, monk
     assert all(tokens > len(PROMPTS) for tokens in asked), "queries are kept while prompts are computed, and only then"
 
 
+@pytest.mark.engine
 def test_slots_are_reserved_for_the_drafts_of_the_step_alone(engines, models, monkeypatch, plain):
     expected = plain(models("llama"), PROMPTS, 40)
     llm = engines(models("llama"), std())
@@ -91,6 +95,7 @@ def test_slots_are_reserved_for_the_drafts_of_the_step_alone(engines, models, mo
     assert all(asked == slots for asked, slots in reserved) and {slots for _, slots in reserved} == {0, 1, 2, 3}
 
 
+@pytest.mark.engine
 def test_after_a_plain_step_one_token_is_drafted_unscored(engines, models, monkeypatch):
     llm = engines(models("llama"), std())
     draft_lengths(llm, monkeypatch, [0, 0, 0, 3, 3, 3])
@@ -115,6 +120,7 @@ def test_after_a_plain_step_one_token_is_drafted_unscored(engines, models, monke
     )
 
 
+@pytest.mark.engine
 def test_a_request_opts_out_and_its_neighbours_do_not(engines, models, plain):
     expected = plain(models("llama"), PROMPTS, 40)
     llm, skipped = engines(models("llama"), std()), []
@@ -132,6 +138,7 @@ def test_a_request_opts_out_and_its_neighbours_do_not(engines, models, plain):
     assert not scheduler.opted_out, "forgotten with their requests"
 
 
+@pytest.mark.engine
 def test_when_all_opt_out_nobody_drafts(engines, models):
     llm = engines(models("llama"), std())
     params = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True, extra_args={"std": "false"})
@@ -143,12 +150,14 @@ def test_when_all_opt_out_nobody_drafts(engines, models):
 @pytest.mark.parametrize(
     "said,out", [(False, True), (0, True), (0.0, True), ("False", True), (True, False), (1, False)]
 )
+@pytest.mark.unit
 def test_what_a_request_may_say(said, out):
     assert opts_out(SamplingParams(extra_args={"std": said})) is out
     assert not opts_out(SamplingParams()) and not opts_out(None)
 
 
 @pytest.mark.parametrize("said", ["no", 2, -1, [], None, {"std": 1}, float("nan")])
+@pytest.mark.engine
 def test_what_a_request_may_not_say(said, engines, models):
     llm = engines(models("llama"), std())
     with pytest.raises(VLLMValidationError, match="neither true nor false"):
@@ -156,6 +165,7 @@ def test_what_a_request_may_not_say(said, engines, models):
     assert len(greedy(llm, PROMPTS[:1], 4)[0]) == 4, "the engine goes on"
 
 
+@pytest.mark.engine
 def test_steps_are_measured_once_and_kept(engines, models, cache):
     options = dict(max_num_seqs=4, kv_cache_memory_bytes=2**25)
     llm = engines(models("llama"), std(adaptive=True), **options)
@@ -172,6 +182,7 @@ def test_steps_are_measured_once_and_kept(engines, models, cache):
     assert scheduler_of(llm).costs.dense == first and "kept in" in scheduler_of(llm).costs.source
 
 
+@pytest.mark.engine
 def test_without_calibration_the_table_is_estimated(engines, models, cache):
     before = set(cache.glob("*"))
     llm = engines(models("llama"), std(adaptive=True, calibrate=False))

@@ -10,7 +10,7 @@ from vllm_std import advice
 from vllm_std.mask import MaskShape
 from vllm_std.tools.cli import app
 
-pytestmark = pytest.mark.fast
+pytestmark = pytest.mark.versions
 
 
 def slow(*arguments: str) -> list[str]:
@@ -19,6 +19,7 @@ def slow(*arguments: str) -> list[str]:
 
 
 @pytest.mark.parametrize("preloaded", ["", "/lib/libiomp5.so", "/lib/libtcmalloc_minimal.so.4:/lib/libiomp5.so"])
+@pytest.mark.unit
 def test_libraries_that_a_cpu_needs_preloaded(preloaded, monkeypatch):
     monkeypatch.setenv("LD_PRELOAD", preloaded)
     missing = [library for library in ("libiomp", "libtcmalloc") if library not in preloaded]
@@ -31,6 +32,7 @@ def test_libraries_that_a_cpu_needs_preloaded(preloaded, monkeypatch):
 
 
 @pytest.mark.parametrize("block_size, top_k, few", [(128, 1024, True), (128, 4096, False), (32, 1024, False)])
+@pytest.mark.unit
 def test_blocks_so_large_that_the_mask_has_few(block_size, top_k, few):
     options = {"method": "std", "top_k": top_k}
     engine = {"max_model_len": 8192, "block_size": block_size, "speculative_config": options}
@@ -40,6 +42,7 @@ def test_blocks_so_large_that_the_mask_has_few(block_size, top_k, few):
 
 
 @pytest.mark.parametrize("reqs, said", [(1024, True), (64, False)])
+@pytest.mark.unit
 def test_more_sequences_than_fit(reqs, said):
     mask = MaskShape.plan(1024, 16, 64, 16, 32768)
     found = list(advice.of_the_batch(reqs, 40 * mask.max_length, mask, 2**20))
@@ -48,6 +51,7 @@ def test_more_sequences_than_fit(reqs, said):
         assert f"--max-num-seqs {reqs} is far more than the 40 requests" in found[0] and "984 MiB less" in found[0]
 
 
+@pytest.mark.engine
 def test_an_engine_says_it_when_it_starts(engines, models, caplog, monkeypatch):
     import logging
 

@@ -22,7 +22,7 @@ from vllm_std.selection.scoring import Scorer
 from vllm_std.selection.summaries import granule
 from vllm_std.tools.acceptance.policies import last_query
 
-pytestmark = [pytest.mark.fast, pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU backend's kernels")]
+pytestmark = [pytest.mark.unit, pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU backend's kernels")]
 
 GRID = [
     pytest.param(block, heads, size, dtype, id=f"block{block}-{heads[0]}q{heads[1]}kv-{size}-{str(dtype)[6:]}")

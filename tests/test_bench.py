@@ -97,8 +97,8 @@ BAD = {
 }
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("name", BAD)
+@pytest.mark.unit
 def test_what_does_not_work_is_one_sentence(name, prompts, tmp_path):
     arguments, says = BAD[name]
     code, stdout, stderr = bench("--prompts", prompts, "--out", tmp_path / "out", *arguments)
@@ -106,7 +106,7 @@ def test_what_does_not_work_is_one_sentence(name, prompts, tmp_path):
     assert [line for line in stderr.splitlines() if line.startswith("vllm-std:")] == stderr.splitlines()[-1:]
 
 
-@pytest.mark.fast
+@pytest.mark.unit
 def test_options_of_vllm_become_its_flags():
     given = {
         "max_model_len": 9,
@@ -118,7 +118,7 @@ def test_options_of_vllm_become_its_flags():
     assert flags(given) == [*said, '{"video": 1}']
 
 
-@pytest.mark.fast
+@pytest.mark.unit
 def test_plain_servers_load_the_other_plugins_alone(monkeypatch):
     monkeypatch.delenv("VLLM_PLUGINS", raising=False)
     others = {name for name in without_std().split(",") if name}

@@ -6,7 +6,7 @@ import pytest
 
 from vllm_std.patches.blocks import block_ids, tokens_that_fit
 
-pytestmark = [pytest.mark.fast, pytest.mark.once]
+pytestmark = pytest.mark.unit
 GROUPS = {
     "full": [(16, 0)],
     "full and windowed": [(16, 0), (16, 128)],

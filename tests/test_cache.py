@@ -5,6 +5,8 @@ import torch
 from conftest import Acceptance, greedy, scheduler_of, speculator_of, std, token_prompts
 from tiny_models import noise_video, video_prompt
 
+pytestmark = pytest.mark.engine
+
 SHARED = token_prompts([200])[0]["prompt_token_ids"]
 FAMILY = [{"prompt_token_ids": SHARED[:cut] + tail["prompt_token_ids"]} for cut, tail in
           zip((200, 200, 160, 97, 200), token_prompts([30, 64, 5, 90, 1], seed=1))]  # fmt: skip
@@ -14,9 +16,9 @@ def free_blocks(llm) -> int:
     return scheduler_of(llm).kv_cache_manager.block_pool.get_num_free_blocks()
 
 
-@pytest.mark.fast
 @pytest.mark.supports("prefix caching, on and off", "prefixes shared in a batch")
 @pytest.mark.parametrize("caching", [True, False])
+@pytest.mark.versions
 def test_prefixes_shared_in_one_batch(engines, plain, models, caching):
     """In the first run they are computed beside each other, in the second they come from the cache."""
     expected = plain(models("llama"), FAMILY)
@@ -41,8 +43,8 @@ def test_a_video_shared_by_several_questions(engines, plain, models):
         assert greedy(llm, prompts) == expected
 
 
-@pytest.mark.fast
 @pytest.mark.supports("/reset_prefix_cache")
+@pytest.mark.versions
 def test_the_prefix_cache_can_be_reset(engines, plain, models):
     expected = plain(models("llama"), FAMILY)
     llm = engines(models("llama"), std())
@@ -55,8 +57,8 @@ def test_the_prefix_cache_can_be_reset(engines, plain, models):
     assert rates[0] == rates[1]
 
 
-@pytest.mark.fast
 @pytest.mark.supports("sleep and wake (contents of a sleeping cache lost, simulated)")
+@pytest.mark.versions
 def test_a_cache_that_lost_its_contents_starts_afresh(engines, plain, models):
     """As after sleeping: vLLM drops what the cache held and resets the prefix cache; what std keeps of it is stale."""
     expected = plain(models("llama"), FAMILY)

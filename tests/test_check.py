@@ -15,7 +15,7 @@ from vllm_std.patches import fit
 from vllm_std.patches.ledger import LEDGER
 from vllm_std.tools.cli import app
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.unit, pytest.mark.versions]
 
 
 def check(*arguments: str) -> tuple[int, dict]:

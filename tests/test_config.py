@@ -14,7 +14,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from vllm_std.config import StdConfig
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.unit, pytest.mark.versions]
 
 OPTIONS = {"method": "std", "num_speculative_tokens": 6, "top_k": 512, "selection": "streaming"}
 

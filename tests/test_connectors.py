@@ -5,6 +5,8 @@ from conftest import Acceptance, greedy, std, token_prompts
 from host_offload import HostWorker
 from vllm.distributed.kv_transfer import ensure_kv_transfer_shutdown
 
+pytestmark = pytest.mark.engine
+
 PROMPTS = token_prompts([45, 300, 97, 620], seed=6)
 
 

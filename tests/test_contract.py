@@ -14,7 +14,7 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm_std.patches import contract, fit
 from vllm_std.patches.ledger import LEDGER
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.unit, pytest.mark.versions]
 
 SERVED = {seam: needs for seam, needs in contract.CONTRACT.items() if seam not in contract.TOOLS}
 NEEDS = [(seam, need) for seam, needs in SERVED.items() for need in needs]

@@ -25,7 +25,7 @@ from simulate import LENGTHS, TRACES, Trace, adaptive, fixed, make, server, toge
 from vllm_std.control import Acceptance, Choice, Controller, Costs, Point  # noqa: E402
 from vllm_std.control.prices import Prices  # noqa: E402
 
-pytestmark = [pytest.mark.fast, pytest.mark.once]
+pytestmark = pytest.mark.unit
 
 SEEDS = range(3)
 K32 = 32768

@@ -73,8 +73,8 @@ BAD = {
 }
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("name", BAD)
+@pytest.mark.unit
 def test_what_does_not_work_is_one_sentence(name):
     arguments, says = BAD[name]
     code, stdout, stderr = demo(*arguments)

@@ -18,6 +18,8 @@ from transformers import LlamaForCausalLM
 from vllm import SamplingParams
 from vllm.sampling_params import RequestOutputKind
 
+pytestmark = pytest.mark.engine
+
 REQUESTS, TOKENS, PLAIN_TOKENS = 64, 160, 960
 LEVEL = 1e-3  # of each test: a right sampler fails one run in a thousand, and the seeds are fixed
 MOVED = 0.02  # total variation of the wrong samplers that must be seen

@@ -9,7 +9,7 @@ from conftest import ROOT
 sys.path.insert(0, str(ROOT / "scripts/bench"))
 import divergence  # noqa: E402
 
-pytestmark = [pytest.mark.fast, pytest.mark.once]
+pytestmark = pytest.mark.unit
 RECORD = json.loads((ROOT / "docs/records/divergence.json").read_text())["summary"]
 
 

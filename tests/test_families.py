@@ -4,7 +4,7 @@ import pytest
 from conftest import Acceptance, greedy, std, token_prompts
 from tiny_models import EXPERTS, MORE_TEXT
 
-pytestmark = [pytest.mark.fast, pytest.mark.once]
+pytestmark = pytest.mark.engine
 
 SHORT, LONG = token_prompts([1, 45, 60], seed=9), token_prompts([300, 97, 620], seed=9)
 

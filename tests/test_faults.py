@@ -9,7 +9,7 @@ from vllm import SamplingParams
 
 from vllm_std.control import scheduler as seam
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.engine, pytest.mark.versions]
 PROMPTS = token_prompts([45, 300], seed=2)
 
 

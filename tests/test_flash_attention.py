@@ -35,7 +35,7 @@ from vllm.config.compilation import CUDAGraphMode
 from vllm.v1.worker.gpu import cudagraph_utils
 from vllm.v1.worker.gpu.warmup import warmup_kernels
 
-pytestmark = [pytest.mark.fast, pytest.mark.once]
+pytestmark = pytest.mark.engine
 RUNS = pytest.mark.supports("attention backend FLASH_ATTN (its CUDA kernels stood in for)")
 
 PROMPTS, TOKENS = token_prompts([45, 300, 97], seed=2), 8

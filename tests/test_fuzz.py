@@ -10,7 +10,7 @@ from test_config import python_args, serve_args
 
 from vllm_std.config import StdConfig
 
-pytestmark = [pytest.mark.fast, pytest.mark.once]
+pytestmark = pytest.mark.unit
 
 LIMIT, BLOCK = 1024, 32  # max_model_len of python_args, and a block size that masks of 1024 tokens can be made of
 POLICIES = ("verify", "exact", "text", "streaming", "random")

@@ -56,9 +56,8 @@ BAD = {
 }
 
 
-@pytest.mark.fast
-@pytest.mark.once
 @pytest.mark.parametrize("name", BAD)
+@pytest.mark.unit
 def test_what_does_not_work_is_said_with_its_option(name, tmp_path):
     words, says = BAD[name]
     done = day(*words, "--out", tmp_path)
@@ -79,8 +78,7 @@ def record(side: str, visit: int, speeds: list[float], gamma=0, rate=None, **cha
     return row | {"turns": [split | {"tokens_per_s": speed} for speed in speeds]} | changed
 
 
-@pytest.mark.fast
-@pytest.mark.once
+@pytest.mark.unit
 def test_a_ratio_is_that_of_plain_turns_around_it_in_the_same_call():
     before, after = record("plain", 1, [100, 100]), record("plain", 3, [50, 200])
     other = record("plain", 1, [1, 1], call="another")
@@ -92,8 +90,7 @@ def test_a_ratio_is_that_of_plain_turns_around_it_in_the_same_call():
     assert found["ratios"] == [0.5] * 4
 
 
-@pytest.mark.fast
-@pytest.mark.once
+@pytest.mark.unit
 def test_the_page_says_what_was_measured_and_nothing_of_a_cpu():
     rows = [record("plain", 1, [100] * 4), record("std", 2, [150, 140, 160, 150], gamma=5, rate=0.9)]
     assert gpu_page.section([row | {"device": "cpu"} for row in rows]) == gpu_page.NOTHING
@@ -108,8 +105,7 @@ def test_the_page_says_what_was_measured_and_nothing_of_a_cpu():
     assert "does NOT hold: least 0.970" in gpu_report.report(slow)
 
 
-@pytest.mark.fast
-@pytest.mark.once
+@pytest.mark.unit
 def test_the_page_is_that_of_the_records():
     command = [sys.executable, str(ROOT / "scripts/gpu_page.py"), "--check"]
     assert subprocess.run(command, capture_output=True).returncode == 0

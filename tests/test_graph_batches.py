@@ -15,7 +15,7 @@ from vllm.v1.worker.gpu.spec_decode.target_dependent_ar.cudagraph_utils import S
 
 from vllm_std.patches import graphs
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.engine, pytest.mark.versions]
 
 SIZES = [1, 2, 4, *range(8, 256, 8), *range(256, 513, 16)]  # vLLM's own for a GPU
 

@@ -24,8 +24,6 @@ import triton.language as tl
 from cpu_graphs import CPUGraph, NeverWaits, capture, decode_graphs
 from vllm import SamplingParams
 
-pytestmark = [pytest.mark.fast, pytest.mark.once]
-
 PROMPTS, ANSWERS = token_prompts([45, 300, 97, 160, 20]), [5, 40, 12, 40, 23]
 
 
@@ -39,6 +37,7 @@ def captured(function) -> CPUGraph:
     return graph
 
 
+@pytest.mark.unit
 def test_a_replay_reads_its_inputs_anew_and_writes_where_the_capture_did():
     x, out = torch.ones(3), torch.zeros(3)
     graph = captured(lambda: out.copy_(torch.cat([x[:1], x[1:] * 2])))
@@ -48,6 +47,7 @@ def test_a_replay_reads_its_inputs_anew_and_writes_where_the_capture_did():
         assert out.tolist() == [value, 2 * value, 2 * value]
 
 
+@pytest.mark.unit
 def test_a_capture_changes_nothing():
     count = torch.zeros(4)
     view = count.view(2, 2)[1]
@@ -58,6 +58,7 @@ def test_a_capture_changes_nothing():
     assert count.tolist() == [0, 0, 2, 2]
 
 
+@pytest.mark.unit
 def test_scalars_and_addresses_are_those_of_the_capture():
     state = {"x": torch.ones(2), "step": 1}
     out, first = torch.zeros(2), state["x"]
@@ -70,6 +71,7 @@ def test_scalars_and_addresses_are_those_of_the_capture():
     assert out.tolist() == [8, 8]
 
 
+@pytest.mark.unit
 def test_a_scalar_of_the_host_is_a_launch_argument():
     x = torch.ones(4)
     graph = captured(lambda: x.__setitem__(slice(2, None), 0))
@@ -86,6 +88,7 @@ def add_kernel(x_ptr, out_ptr, n, amount, BLOCK: tl.constexpr):
     tl.store(out_ptr + index, value + amount, mask=index < n)
 
 
+@pytest.mark.unit
 def test_triton_launches_are_replayed():
     x, out = torch.zeros(3), torch.zeros(3)
 
@@ -101,6 +104,7 @@ def test_triton_launches_are_replayed():
     assert out.tolist() == [7, 7, 7]
 
 
+@pytest.mark.unit
 def test_results_of_the_capture_are_spoilt():
     """What one graph computed and another uses is there only after the first was replayed."""
     x, out, kept = torch.ones(2), torch.zeros(2), {}
@@ -113,6 +117,7 @@ def test_results_of_the_capture_are_spoilt():
     assert out.tolist() == [2, 2]
 
 
+@pytest.mark.unit
 def test_an_input_that_was_freed_is_an_error():
     out = torch.zeros(2)
 
@@ -146,11 +151,13 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.unit
 def test_what_a_capturing_stream_refuses(name):
     with pytest.raises(RuntimeError, match="captured region"), torch.inference_mode():
         captured(REFUSED[name])
 
 
+@pytest.mark.unit
 def test_what_it_allows():
     def function():
         x[mask] = 0.0
@@ -190,6 +197,7 @@ def plain_answers(engines, models):
     return answers(engines(models("llama"), None))
 
 
+@pytest.mark.engine
 def test_plain_decoding(engines, models, plain_answers):
     llm, expected = engines(models("llama"), None), plain_answers
     with decode_graphs(llm) as target:
@@ -200,6 +208,7 @@ def test_plain_decoding(engines, models, plain_answers):
 
 
 @pytest.mark.parametrize("updates_metadata", [True, False], ids=["loop", "step"])
+@pytest.mark.engine
 def test_eagle_drafting(engines, models, updates_metadata, tmp_path_factory):
     """vLLM's own draft graphs, of the whole loop or, where metadata is rebuilt for each step, of one step."""
     draft = eagle_of(models("llama"), tmp_path_factory.getbasetemp() / "eagle")
@@ -243,6 +252,7 @@ def interpreted(monkeypatch):
 
 
 @pytest.mark.parametrize("selection", ["verify", "text", "streaming"])
+@pytest.mark.engine
 def test_std(engines, models, plain_answers, interpreted, selection):
     llm = engines(models("llama"), std(selection=selection))
     with Acceptance(llm) as eager:
@@ -257,6 +267,7 @@ def test_std(engines, models, plain_answers, interpreted, selection):
     assert 0 < seen.accepted < seen.drafted
 
 
+@pytest.mark.engine
 def test_any_draft_length_replays_the_same_graphs(engines, models, plain_answers, interpreted, monkeypatch):
     llm = engines(models("llama"), std())
     lengths = draft_lengths(llm, monkeypatch, [3, 1, 0, 2])
@@ -269,6 +280,7 @@ def test_any_draft_length_replays_the_same_graphs(engines, models, plain_answers
     assert rounds < drafts < 3 * rounds and lengths.count(0) > 3
 
 
+@pytest.mark.engine
 def test_one_graph_serves_requests_with_different_drafts(engines, models, plain_answers, interpreted, monkeypatch):
     """Where a backend can: every pass without a prompt is a whole graph, whoever has how many drafts."""
     llm = engines(models("llama"), std())
@@ -292,6 +304,7 @@ def test_one_graph_serves_requests_with_different_drafts(engines, models, plain_
     assert (1, None) in {(uniform, most) for _, uniform, most in passes}, "plain steps have graphs of their own"
 
 
+@pytest.mark.engine
 def test_a_round_never_waits_for_the_device(engines, models, plain_answers, interpreted, monkeypatch):
     """From the sampler's results to the drafts; operators that wait on a GPU are errors."""
     llm, rounds = engines(models("llama"), std()), []
@@ -309,6 +322,7 @@ def test_a_round_never_waits_for_the_device(engines, models, plain_answers, inte
     assert len(rounds) > 20
 
 
+@pytest.mark.engine
 def test_positions_behind_a_video_are_right_in_graphs(engines, interpreted):
     films = [SignVideo(scenes=20 + 5 * n, seed=n) for n in range(3)]
     prompts = [film.prompt(film.ask("range", sentences=2)["question"]) for film in films]
@@ -321,6 +335,7 @@ def test_positions_behind_a_video_are_right_in_graphs(engines, interpreted):
     assert (seen.drafted, seen.accepted) == (eager.drafted, eager.accepted) and seen.rate > 0.7
 
 
+@pytest.mark.engine
 def test_sampled_drafts_are_those_without_graphs(engines, models, interpreted):
     llm = engines(models("llama"), std())
     params = [SamplingParams(temperature=0.8, seed=n, max_tokens=20, ignore_eos=True) for n in range(len(PROMPTS))]

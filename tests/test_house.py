@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-pytestmark = [pytest.mark.fast, pytest.mark.once]
+pytestmark = pytest.mark.unit
 PACKAGE = ROOT / "vllm_std"
 FILES = sorted(PACKAGE.rglob("*.py"))
 

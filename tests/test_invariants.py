@@ -8,7 +8,7 @@ from conftest import Acceptance, draft_lengths, greedy, runner_of, speculator_of
 
 from vllm_std.patches import worker
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.engine, pytest.mark.versions]
 PROMPTS = token_prompts([45, 300, 620, 97], seed=2)
 
 

@@ -16,7 +16,7 @@ from vllm_std.selection.keys import TRITON_DTYPES, KeyCache
 from vllm_std.selection.ranking import Ranking
 from vllm_std.selection.scoring import Scorer
 
-pytestmark = [pytest.mark.fast, pytest.mark.once]
+pytestmark = pytest.mark.unit
 
 LAYERS, REQS, COLUMNS, WINDOW = 2, 4, 24, 6
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

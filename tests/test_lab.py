@@ -16,8 +16,6 @@ from vllm_std.tools.acceptance.summary import summarise
 from vllm_std.tools.cli import app
 from vllm_std.tools.demo.sign_video import SignVideo
 
-pytestmark = pytest.mark.fast
-
 TOKENS, GAMMA = 16, 3
 WORDS = "clock sign scene small orange diamond upper left navy video from until describe follow".split()
 ENGINE = {"dtype": "float32", "block_size": 32}  # what the engines of conftest have
@@ -34,6 +32,7 @@ def vllm_std(*args) -> tuple[int, str]:
 # ------------------------------------------------------------ counts
 
 
+@pytest.mark.unit
 def test_the_last_round_counts_in_full_and_what_runs_ahead_of_it_does_not():
     prompt_end, rounds, ahead = [(0, 0), (0, 0), (1, 3)], [(4, 0), (1, 3), (3, 1)], [(2, 2)]
     counts = count(prompt_end + rounds + ahead, generated=7, gamma=3)
@@ -42,11 +41,13 @@ def test_the_last_round_counts_in_full_and_what_runs_ahead_of_it_does_not():
     assert counts["mean_acceptance_length"] == pytest.approx(1 + 5 / 3, abs=1e-4)
 
 
+@pytest.mark.unit
 def test_passes_that_cannot_have_made_the_answer_are_a_fault():
     with pytest.raises(RuntimeError):
         count([(1, 0), (2, 1)], generated=4, gamma=2)
 
 
+@pytest.mark.unit
 def test_a_position_is_judged_where_all_before_it_were_accepted(tmp_path):
     records = Records(tmp_path)
     for prompt, accepted in (("p", [8, 4, 1]), ("q", [4, 4, 0])):
@@ -68,12 +69,14 @@ def answers(rng, prompts: int, mean: float) -> tuple[np.ndarray, np.ndarray]:
     return drafted, rng.binomial(drafted, rng.beta(8 * mean, 8 * (1 - mean), prompts))
 
 
+@pytest.mark.unit
 def test_intervals_cover_the_known_share_nineteen_times_in_twenty():
     rng = np.random.default_rng(1)
     ends = np.array([ratio(*answers(rng, 40, 0.7))[1] for _ in range(200)])
     assert 0.88 < ((ends[:, 0] <= 0.7) & (0.7 <= ends[:, 1])).mean() <= 0.99
 
 
+@pytest.mark.unit
 def test_pairs_see_a_difference_that_apart_is_lost_between_prompts():
     rng = np.random.default_rng(2)
     drafted, accepted = answers(rng, 40, 0.6)
@@ -83,6 +86,7 @@ def test_pairs_see_a_difference_that_apart_is_lost_between_prompts():
     assert ratio(drafted, better)[1][0] < ratio(drafted, accepted)[1][1]
 
 
+@pytest.mark.unit
 def test_four_prompts_have_no_interval():
     assert ratio(np.array([10] * 4), np.array([4] * 4)) == (0.4, None)
 
@@ -90,6 +94,7 @@ def test_four_prompts_have_no_interval():
 # ------------------------------------------------------------ input
 
 
+@pytest.mark.unit
 def test_refresh_makes_no_cells_of_policies_that_select_once():
     cells = grid.make("verify,text", "0.05", "3", "1,4", "0")
     assert [(cell.policy, cell.refresh) for cell in cells] == [("verify", 1), ("text", 1), ("verify", 4)]
@@ -116,6 +121,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
+@pytest.mark.unit
 def test_bad_options_get_one_sentence_and_exit_code_2(name, tmp_path):
     args, says = BAD[name]
     (tmp_path / "one.txt").write_text("a prompt")
@@ -125,12 +131,14 @@ def test_bad_options_get_one_sentence_and_exit_code_2(name, tmp_path):
     assert says in output and len(output.splitlines()) == 1
 
 
+@pytest.mark.unit
 def test_without_matplotlib_nothing_begins(monkeypatch, tmp_path):
     monkeypatch.setattr("vllm_std.tools.console.find_spec", lambda name: None)
     code, output = vllm_std("acceptance", "--model", "m", "--prompts", tmp_path / "nowhere.jsonl")
     assert code == 2 and "pip install 'vllm-std[bench]'" in output and "nowhere" not in output
 
 
+@pytest.mark.unit
 def test_prompts_are_read_from_every_kind_of_file(tmp_path):
     (tmp_path / "a.jsonl").write_text(
         '{"prompt": "one"}\n\n{"id": "x", "task": "t", "messages": [{"role": "user", "content": "two"}]}\n'
@@ -146,6 +154,7 @@ def test_prompts_are_read_from_every_kind_of_file(tmp_path):
         asked.load([tmp_path / "a.jsonl"] * 2, [])
 
 
+@pytest.mark.unit
 def test_half_a_line_of_a_killed_run_is_dropped(tmp_path):
     records = Records(tmp_path)
     records.begin(tokens=8)
@@ -195,6 +204,7 @@ def lab(engines, models, tmp_path, monkeypatch):
     return lab
 
 
+@pytest.mark.engine
 def test_requests_that_come_one_by_one_get_what_they_get_together(engines, models, monkeypatch):
     from vllm_std.patches import lab
 
@@ -223,6 +233,7 @@ def texts(tmp_path):
 GRID = ("--policy", "verify,streaming", "--k", 96, "--gamma", GAMMA)
 
 
+@pytest.mark.engine
 def test_counts_are_those_of_vllm_and_a_mask_of_all_is_accepted_whole(lab, texts):
     lab.options = {}
     with Acceptance(lab.engine()) as seen:
@@ -241,6 +252,7 @@ def test_counts_are_those_of_vllm_and_a_mask_of_all_is_accepted_whole(lab, texts
     assert all((lab.out / f"{name}.png").stat().st_size for name in ("acceptance", "positions", "tokens"))
 
 
+@pytest.mark.engine
 def test_draft_lengths_are_switched_and_every_cell_computes_the_last_tokens_of_a_prompt(lab, texts):
     lab(*texts, "--policy", "streaming", "--k", 1024, "--gamma", f"{GAMMA},1")
     rows = Records(lab.out).rows
@@ -249,6 +261,7 @@ def test_draft_lengths_are_switched_and_every_cell_computes_the_last_tokens_of_a
     assert all(0 <= row["context"] - GAMMA - 1 - row["cached"] < 32 for row in rows if row["gamma"] == 1)
 
 
+@pytest.mark.engine
 def test_a_stopped_run_goes_on_to_the_same_summary(lab, texts):
     lab(*texts, *GRID)
     whole = (lab.out / "summary.json").read_text()
@@ -263,6 +276,7 @@ def test_a_stopped_run_goes_on_to_the_same_summary(lab, texts):
     assert lab.started == 2, "a run that is complete needs no engine"
 
 
+@pytest.mark.engine
 def test_a_report_needs_no_engine_and_says_what_the_run_said(lab, texts):
     said = lab(*texts, *GRID, "--against", "streaming")
     summary = (lab.out / "summary.json").read_text()
@@ -274,6 +288,7 @@ def test_a_report_needs_no_engine_and_says_what_the_run_said(lab, texts):
     assert {cell["policy"] for cell in compared} == {"verify"} and compared[0]["against"]["prompts"] == 3
 
 
+@pytest.mark.unit
 def test_records_of_other_settings_are_refused_before_an_engine_starts(tmp_path):
     (tmp_path / "one.txt").write_text("a prompt")
     (tmp_path / "records.jsonl").write_text('{"model": "m", "tokens": 64}\n')
@@ -281,6 +296,7 @@ def test_records_of_other_settings_are_refused_before_an_engine_starts(tmp_path)
     assert code == 2 and "was made with tokens=64, and this run has 128: use another --out" in output
 
 
+@pytest.mark.engine
 def test_each_question_is_asked_about_its_own_video(lab, models, tmp_path):
     lab.model, lab.options = models("qwen2_vl"), lab.options | {"allowed_local_media_path": str(tmp_path)}
     (tmp_path / "videos").mkdir()

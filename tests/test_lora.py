@@ -6,6 +6,8 @@ from lora import make_adapter
 from vllm import SamplingParams
 from vllm.lora.request import LoRARequest
 
+pytestmark = pytest.mark.engine
+
 PROMPTS = token_prompts([45, 300, 97, 45, 160], seed=3)
 LORA = dict(enable_lora=True, max_loras=3, max_lora_rank=8)  # with no slot to spare, vLLM 0.32 on CPU gives it to all
 

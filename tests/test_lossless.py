@@ -11,8 +11,9 @@ MIXED = token_prompts([45, 300, 1, 620, 97])
 POLICIES = ["verify", "text", "streaming"]
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.engine
+@pytest.mark.versions
 def test_every_policy_in_a_batch_of_mixed_lengths(engines, plain, models, policy):
     expected = plain(models("llama"), MIXED)
     llm = engines(models("llama"), std(selection=policy))
@@ -21,12 +22,13 @@ def test_every_policy_in_a_batch_of_mixed_lengths(engines, plain, models, policy
     assert 0 < seen.accepted < seen.drafted
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(
     "options",
     [{"top_k": 0.25, "top_k_floor": 96}, {"refresh": 3}, {"top_k": 0.5, "refresh": 2}],
     ids=str,
 )
+@pytest.mark.engine
+@pytest.mark.versions
 def test_every_kind_of_budget(engines, plain, models, options):
     expected = plain(models("llama"), MIXED)
     llm = engines(models("llama"), std(**options))
@@ -36,11 +38,13 @@ def test_every_kind_of_budget(engines, plain, models, options):
 
 
 @pytest.mark.parametrize("gamma", range(1, 9))
+@pytest.mark.engine
 def test_every_draft_length(engines, plain, models, gamma):
     expected = plain(models("llama"), MIXED)
     assert greedy(engines(models("llama"), std(num_speculative_tokens=gamma)), MIXED) == expected
 
 
+@pytest.mark.engine
 def test_a_budget_so_small_that_most_drafts_are_rejected(engines, plain, models):
     prompts = token_prompts([900, 800, 850])
     expected = plain(models("qwen3"), prompts, 40)
@@ -52,6 +56,7 @@ def test_a_budget_so_small_that_most_drafts_are_rejected(engines, plain, models)
 
 @pytest.mark.supports("text models: Llama, Qwen2, Qwen3 architectures")
 @pytest.mark.parametrize("name", SUPPORTED_TEXT)
+@pytest.mark.engine
 def test_text_models(engines, plain, models, name):
     expected = plain(models(name), MIXED)
     assert greedy(engines(models(name), std()), MIXED) == expected
@@ -63,6 +68,7 @@ def test_text_models(engines, plain, models, name):
 
 @pytest.mark.supports("video models: Qwen2-VL, Qwen2.5-VL, Qwen3-VL, LLaVA-OneVision, LLaVA-NeXT-Video architectures")
 @pytest.mark.parametrize("name", SUPPORTED_VIDEO)
+@pytest.mark.engine
 def test_video_models(engines, plain, models, name):
     """M-RoPE (Qwen) and plain positions (LLaVA): a wrong draft position would cost drafts."""
     frames = 8 if name == "llava_next_video" else 48
@@ -101,8 +107,9 @@ def test_trained_video_model(engines, plain, policy):
 
 
 @pytest.mark.supports("chunked prefill in tiny chunks", "batches of prefill and decode")
-@pytest.mark.fast
 @pytest.mark.parametrize("policy", ["verify", "text"])
+@pytest.mark.engine
+@pytest.mark.versions
 def test_chunked_prefill(engines, plain, models, policy):
     """Prompts cut into chunks of 64 tokens, decoding rows beside them."""
     expected = plain(models("llama"), MIXED)
@@ -111,8 +118,9 @@ def test_chunked_prefill(engines, plain, models, policy):
 
 
 @pytest.mark.supports("prefix caching, on and off")
-@pytest.mark.fast
 @pytest.mark.parametrize("policy", ["verify", "text"])
+@pytest.mark.engine
+@pytest.mark.versions
 def test_prefix_cache_hits(engines, plain, models, policy):
     """A conversation goes on from blocks that drafts once wrote to: the cache serves them, the tokens stay the same."""
     expected = plain(models("llama"), MIXED, 64)
@@ -131,7 +139,8 @@ def test_prefix_cache_hits(engines, plain, models, policy):
 
 
 @pytest.mark.supports("async scheduling")
-@pytest.mark.fast
+@pytest.mark.engine
+@pytest.mark.versions
 def test_async_scheduling(engines, plain, models, monkeypatch):
     """The scheduler runs one step ahead of the worker, as it does by default on GPUs, where vLLM allows it."""
     expected = plain(models("llama"), MIXED)
@@ -151,6 +160,7 @@ def test_async_scheduling(engines, plain, models, monkeypatch):
 
 
 @pytest.mark.supports("preemption and recompute")
+@pytest.mark.engine
 def test_preempted_requests_resume(engines, plain, models):
     """A KV cache too small for the load: requests are preempted, recomputed and end with the same tokens."""
     prompts = token_prompts([200, 220, 240, 260], seed=4)
@@ -162,7 +172,8 @@ def test_preempted_requests_resume(engines, plain, models):
 
 
 @pytest.mark.supports("requests that end inside a draft")
-@pytest.mark.fast
+@pytest.mark.engine
+@pytest.mark.versions
 def test_requests_that_end_inside_a_draft(engines, plain, models):
     """Up to max_model_len, and at a stop token that comes in the middle of accepted drafts."""
     prompts = token_prompts([1001, 1015, 990])
@@ -176,6 +187,7 @@ def test_requests_that_end_inside_a_draft(engines, plain, models):
 
 
 @pytest.mark.parametrize("model", ["llama", "qwen2_vl"])
+@pytest.mark.engine
 def test_no_launch_of_an_ordinary_round_is_left_to_tritons_interpreter(engines, models, model):
     """It would take most of the time, and what is timed on a CPU would be the interpreter."""
     from triton_cpu.native.launch import launches

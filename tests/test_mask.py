@@ -7,7 +7,7 @@ from vllm_std.mask import MaskShape
 from vllm_std.selection import BatchBuffers
 from vllm_std.selection.ranking import Ranking
 
-pytestmark = [pytest.mark.fast, pytest.mark.once, pytest.mark.usefixtures("way")]
+pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("way")]
 
 SHAPES = [MaskShape(16, 1, 4, 32), MaskShape(32, 1, 1, 0), MaskShape(16, 0, 7, 40), MaskShape(128, 2, 3, 64)]
 LENGTHS = [1, 15, 16, 17, 100, 129, 640, 1000, 4096]

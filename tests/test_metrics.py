@@ -63,7 +63,8 @@ def shown(name: str, **labels) -> dict | float:
     return found.buckets if hasattr(found, "buckets") else found.value
 
 
-@pytest.mark.fast
+@pytest.mark.unit
+@pytest.mark.versions
 def test_steps_are_counted_until_they_are_handed_over():
     steps = StepStats()
     assert steps.take([]) is None
@@ -79,8 +80,9 @@ def test_steps_are_counted_until_they_are_handed_over():
     assert steps.take(ACCEPTANCE) is None
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("payload", [PAYLOAD, PAYLOAD | {"kept": None}, None])
+@pytest.mark.unit
+@pytest.mark.versions
 def test_statistics_reach_another_process(payload):
     stats.install()
     sent = scheduler_stats(payload) if payload else SchedulerStats(num_running_reqs=3)
@@ -90,7 +92,8 @@ def test_statistics_reach_another_process(payload):
     assert received.scheduler_stats.std == payload
 
 
-@pytest.mark.fast
+@pytest.mark.unit
+@pytest.mark.versions
 def test_statistics_arrive_after_an_engine_without_std_too():
     """What msgspec keeps of a class cannot be taken back, so this is a process of its own."""
     code = """
@@ -116,7 +119,8 @@ assert fresh is core_client.EngineCoreOutputs
     assert "metrics stay empty" not in done.stdout + done.stderr
 
 
-@pytest.mark.fast
+@pytest.mark.engine
+@pytest.mark.versions
 def test_metrics_stand_beside_those_of_vllm(manager):
     whole = manager([0, 1])
     for _ in range(2):
@@ -138,7 +142,8 @@ def test_metrics_stand_beside_those_of_vllm(manager):
     assert shown("vllm:std_kept_share", **mine) == 0.031
 
 
-@pytest.mark.fast
+@pytest.mark.engine
+@pytest.mark.versions
 def test_engines_follow_each_other_in_one_process(manager):
     manager().record(scheduler_stats(), None)
     for _ in range(2):
@@ -150,7 +155,8 @@ def test_engines_follow_each_other_in_one_process(manager):
     assert "vllm:std_" not in generate_latest(REGISTRY).decode()
 
 
-@pytest.mark.fast
+@pytest.mark.engine
+@pytest.mark.versions
 def test_a_line_tells_of_the_steps_since_the_last_one(manager, lines):
     whole = manager()
     whole.log()
@@ -166,7 +172,6 @@ def test_a_line_tells_of_the_steps_since_the_last_one(manager, lines):
     assert len(lines()) == 1
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize(
     "options,prefixes",
     [
@@ -176,6 +181,8 @@ def test_a_line_tells_of_the_steps_since_the_last_one(manager, lines):
         ({"client_count": 2}, []),
     ],
 )
+@pytest.mark.engine
+@pytest.mark.versions
 def test_lines_are_where_vllm_has_them(manager, lines, options, prefixes):
     whole = manager([0, 1], **options)
     for index in (1, 0):
@@ -186,7 +193,8 @@ def test_lines_are_where_vllm_has_them(manager, lines, options, prefixes):
     assert shown("vllm:std_rounds", engine="1", reason="on") == 2
 
 
-@pytest.mark.fast
+@pytest.mark.engine
+@pytest.mark.versions
 def test_every_metric_of_the_dashboard_exists_and_every_metric_of_std_is_on_it(manager):
     whole = manager()
     whole.record(scheduler_stats(), None)
@@ -202,6 +210,7 @@ def test_every_metric_of_the_dashboard_exists_and_every_metric_of_std_is_on_it(m
     assert set(re.findall(r"\$\{?(\w+)", DASHBOARD.read_text())) - {"__rate_interval", "__all"} <= variables
 
 
+@pytest.mark.engine
 def test_an_engine_shows_what_its_scheduler_decides(engines):
     llm = engines(SIGN_MODEL, std())
     before = {metric.name: metric for metric in llm.get_metrics()}["vllm:std_draft_length"].count

@@ -56,12 +56,13 @@ def at_full_size(name: str, full) -> EngineArgs:
     return EngineArgs.from_cli_args(args)
 
 
+@pytest.mark.unit
 def test_every_family_has_a_file():
     assert set(FILES) == set(full_models.MODELS)
 
 
-@pytest.mark.fast
 @each
+@pytest.mark.unit
 def test_vllms_parser_takes_it_and_std_takes_the_model(name, full):
     said = yaml.safe_load(FILES[name].read_text())
     assert served(name).model == said["model"]
@@ -73,14 +74,14 @@ def test_vllms_parser_takes_it_and_std_takes_the_model(name, full):
     assert heads % said.get("tensor-parallel-size", 1) == 0
 
 
-@pytest.mark.fast
+@pytest.mark.unit
 def test_dual_chunk_attention_is_refused_where_it_would_be_used(full):
     with pytest.raises(ValueError, match=r"dual chunk attention.*configs/qwen2.5-7b-1m.yaml"):
         EngineArgs(model=str(full("qwen2.5-7b-1m")), max_model_len=4096, spec_method="std").create_engine_config()
 
 
-@pytest.mark.fast
 @each
+@pytest.mark.unit
 def test_plan_says_what_the_comment_says(name, full):
     command, verdict = re.search(r"^# (vllm-std plan .*)\n#   (.*) \(predicted", FILES[name].read_text(), re.M).groups()
     done = CliRunner().invoke(app, shlex.split(command)[1:] + ["--model", str(full(name))])
@@ -103,8 +104,8 @@ def visual_tokens(args: EngineArgs, tiny: str, frames: int) -> int:
     return processor.info.get_num_video_tokens(**sizes)
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("name", [name for name in FILES if full_models.MODELS[name][0] in SUPPORTED_VIDEO])
+@pytest.mark.unit
 def test_a_video_of_so_many_frames_has_room(name, full):
     args, tiny = at_full_size(name, full), full_models.MODELS[name][0]
     frames = args.media_io_kwargs["video"]["num_frames"]
@@ -115,6 +116,7 @@ def test_a_video_of_so_many_frames_has_room(name, full):
 
 
 @each
+@pytest.mark.engine
 def test_a_model_of_that_architecture_drafts(name, engines, models):
     tiny, args = full_models.MODELS[name][0], served(name)
     shown = {"mm_processor_kwargs": args.mm_processor_kwargs} if tiny in SUPPORTED_VIDEO else {}

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from vllm import SamplingParams
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.engine, pytest.mark.versions]
 
 PROMPTS = token_prompts([45, 300, 97, 200], seed=8)
 

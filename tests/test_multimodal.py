@@ -9,6 +9,8 @@ from vllm import SamplingParams
 
 from vllm_std.tools.demo.sign_video import SignVideo
 
+pytestmark = pytest.mark.engine
+
 VIDEO, IMAGE = "<|vision_start|><|video_pad|><|vision_end|>", "<|vision_start|><|image_pad|><|vision_end|>"
 
 

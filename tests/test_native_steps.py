@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.unit, pytest.mark.versions]
 GPU = "vllm.v1.worker.gpu."
 REQS, SLOTS, LIMIT = 6, 9, 400  # requests of a batch, rows of request state, most tokens of a request
 

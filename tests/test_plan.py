@@ -28,7 +28,7 @@ from vllm_std.tools.cli import app  # noqa: E402
 from vllm_std.tools.plan.limits import memory, shares  # noqa: E402
 from vllm_std.tools.plan.predict import Load, best_of, cells, plain_seconds, tokens_a_round  # noqa: E402
 
-pytestmark = [pytest.mark.fast, pytest.mark.once]
+pytestmark = pytest.mark.unit
 
 RESULTS = ROOT / "docs/records"
 MEASURED = json.loads((RESULTS / "steps-h100.json").read_text())

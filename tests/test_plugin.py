@@ -13,7 +13,7 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm_std import plugin
 from vllm_std.patches.ledger import LEDGER
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.unit, pytest.mark.versions]
 
 
 def engine_args(**options) -> EngineArgs:

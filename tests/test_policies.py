@@ -11,7 +11,7 @@ from vllm_std.selection.ranking import Ranking
 from vllm_std.selection.scoring import Scorer
 from vllm_std.tools.acceptance.policies import POLICIES
 
-pytestmark = [pytest.mark.fast, pytest.mark.once, pytest.mark.usefixtures("way")]
+pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("way")]
 
 LAYERS, HEADS, KV_HEADS, SIZE, BLOCK, WINDOW = 2, 4, 2, 32, 16, 4
 SHAPE = MaskShape(BLOCK, sink=1, top=3, recent=BLOCK)

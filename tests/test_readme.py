@@ -39,7 +39,7 @@ def commands() -> list[str]:
     return [line.split("  #")[0].strip() for line in text.splitlines() if line.startswith("    ")]
 
 
-@pytest.mark.fast
+@pytest.mark.unit
 def test_it_is_short_and_its_links_lead_somewhere():
     assert len(re.sub(r"^\|.*$", "", TEXT, flags=re.MULTILINE).split()) < WORDS
     for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
@@ -48,7 +48,7 @@ def test_it_is_short_and_its_links_lead_somewhere():
                 assert (page.parent / link.split("#")[0]).exists(), (page.name, link)
 
 
-@pytest.mark.fast
+@pytest.mark.unit
 def test_files_that_the_pages_name_are_there():
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
         for name in re.findall(r"`(?:python )?((?:scripts|configs|tests|docs|vllm_std)/[\w./-]+)", page.read_text()):
@@ -99,7 +99,7 @@ def test_a_command_works(command, place, monkeypatch):
         assert done.stdout
 
 
-@pytest.mark.fast
+@pytest.mark.unit
 def test_no_command_is_left_out():
     found = commands()
     assert len(found) > 15 and set(ELSEWHERE) <= set(found)

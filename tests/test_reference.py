@@ -48,9 +48,9 @@ def generated(request, models):
     return model, inputs, out[0, inputs["input_ids"].shape[1] :].tolist()
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("per_head", [False, True])
 @pytest.mark.parametrize("selection", POLICIES)
+@pytest.mark.unit
 def test_tokens_are_those_of_transformers(generated, selection, per_head):
     model, inputs, expected = generated
     decoded = Reference(model, options(selection, per_head=per_head)).decode(inputs, TOKENS)
@@ -61,7 +61,7 @@ def test_tokens_are_those_of_transformers(generated, selection, per_head):
         assert all(len(blocks) == 3 and 1 <= min(blocks) < max(blocks) < 16 for (blocks, *_) in done.chosen)
 
 
-@pytest.mark.fast
+@pytest.mark.unit
 def test_a_mask_that_keeps_everything_drafts_what_the_target_says(generated):
     model, inputs, expected = generated
     reference = Reference(model, options(top_k=1024))
@@ -70,7 +70,7 @@ def test_a_mask_that_keeps_everything_drafts_what_the_target_says(generated):
     assert decoded.acceptance == 1.0
 
 
-@pytest.mark.fast
+@pytest.mark.unit
 def test_the_papers_mask_keeps_what_left_the_recent_window_since_the_prompt(generated):
     """Block 14 is the first to leave it; in the end such blocks take all there is to choose."""
     model, inputs, _ = generated

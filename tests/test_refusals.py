@@ -16,13 +16,14 @@ REASONS = {
     "falcon_alibi": "ALiBi positions",
 }
 
-pytestmark = pytest.mark.fast
+pytestmark = pytest.mark.versions
 
 
 @pytest.mark.supports(
     "refused at start-up: windows in every layer, chunked, hybrid, MLA, Mamba, ALiBi, encoder-decoder models"
 )
 @pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.unit
 def test_models_the_mask_cannot_apply_to(models, name):
     assert EngineArgs(model=str(models(name))).create_engine_config(), "plain vLLM takes it"
     with pytest.raises(ValueError) as error:
@@ -31,6 +32,7 @@ def test_models_the_mask_cannot_apply_to(models, name):
     assert "use a decoder in which layers attend to the full context, all" in str(error.value)
 
 
+@pytest.mark.engine
 def test_attention_that_only_the_worker_sees_is_refused_there(engines, models, monkeypatch):
     """The worker checks the KV cache itself, whatever the model's config said."""
     from vllm_std import config

@@ -6,6 +6,8 @@ from conftest import Acceptance, std, token_prompts
 from vllm import SamplingParams
 from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind, StructuredOutputsParams
 
+pytestmark = pytest.mark.versions
+
 THINK, DONE = "<|object_ref_start|>", "<|object_ref_end|>"
 ENGINE = dict(max_num_seqs=16, max_model_len=512)
 ENGINE |= dict(reasoning_config={"reasoning_start_str": THINK, "reasoning_end_str": DONE})
@@ -113,6 +115,7 @@ def in_the_prompt(engines, models):
 
 
 @pytest.mark.supports("logprobs and prompt_logprobs")
+@pytest.mark.engine
 def test_named_logprobs_of_a_prompt_are_plain_vllms(engines, models, expected, in_the_prompt, got):
     ours = named_in_the_prompt(engines(models("llama"), std(), **ENGINE))
     assert ours.shape == in_the_prompt.shape and np.allclose(ours, in_the_prompt, atol=1e-3)
@@ -138,17 +141,20 @@ def each_request():
 
 
 @pytest.mark.parametrize("name", each_request())
+@pytest.mark.engine
 def test_tokens_text_and_the_reason_to_end_are_plain_vllms(expected, got, name):
     assert completions(got[name]) == completions(expected[name])
     same = [c[0] for c in completions(expected[name])] == [c[0] for c in completions(expected["nothing more"])]
     assert same == (name in CHANGES_NOTHING) or name == "n = 3", "what was asked for made a difference"
 
 
+@pytest.mark.unit
 def test_every_field_of_a_request_is_looked_at():
     asked = {field for request in REQUESTS.values() for field in request} | {"temperature"}
     assert asked | set(ELSEWHERE) == set(SamplingParams.__struct_fields__)
 
 
+@pytest.mark.engine
 def test_what_vllm_refuses_with_drafts_is_named(engines, models):
     llm = engines(models("llama"), std(), **ENGINE)
     with pytest.raises(ValueError, match="trace_decode_token_ids"):
@@ -157,6 +163,7 @@ def test_what_vllm_refuses_with_drafts_is_named(engines, models):
 
 @pytest.mark.supports("logprobs and prompt_logprobs")
 @pytest.mark.parametrize("name", SHOWS["logprobs and prompt_logprobs"])
+@pytest.mark.engine
 def test_logprobs_are_plain_vllms(expected, got, name):
     for ours, theirs in zip(got[name], expected[name]):
         assert (ours.prompt_logprobs is None) == (name != "prompt_logprobs")
@@ -189,6 +196,7 @@ def thought(engines, models):
 
 
 @pytest.mark.supports("thinking budgets")
+@pytest.mark.engine
 def test_thinking_ends_where_plain_vllms_does(engines, models, expected, in_the_prompt, thought, got):
     llm = engines(models("llama"), std(), **ENGINE)
     (end,) = llm.get_tokenizer().encode(DONE, add_special_tokens=False)
@@ -197,6 +205,7 @@ def test_thinking_ends_where_plain_vllms_does(engines, models, expected, in_the_
 
 
 @pytest.mark.supports("n > 1 and seeds")
+@pytest.mark.engine
 def test_seeds_give_the_same_answer_again(engines, models, got):
     """Alone, and in a batch with others; and n answers to one prompt differ."""
     llm = engines(models("llama"), std(), **ENGINE)

@@ -7,7 +7,7 @@ from conftest import Acceptance, keep_async, std
 from hypothesis import HealthCheck, Phase, given, settings
 from schedules import POOL, SCHEDULES, Driver
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.engine, pytest.mark.versions]
 # VLLM_STD_SCHEDULES=N: so many schedules for each kind of engine, others each time; else 75, always the same.
 DRAWN = int(os.environ.get("VLLM_STD_SCHEDULES", 0))
 PROFILE = settings(

@@ -52,8 +52,8 @@ def name_of(module: Path) -> str:
     return str(module.relative_to(PACKAGE))
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("module", MODULES, ids=name_of)
+@pytest.mark.unit
 def test_nothing_is_imported_that_runs_or_fetches_code(module):
     for node in ast.walk(ast.parse(module.read_text())):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
@@ -63,8 +63,8 @@ def test_nothing_is_imported_that_runs_or_fetches_code(module):
         assert "importlib" not in names, f"line {node.lineno}: importlib.util looks for a module, importlib runs it"
 
 
-@pytest.mark.fast
 @pytest.mark.parametrize("module", MODULES, ids=name_of)
+@pytest.mark.unit
 def test_no_text_is_run_as_code(module):
     for call in calls(module):
         function = call.func
@@ -85,7 +85,7 @@ def writes(call: ast.Call) -> bool:
     return any(not isinstance(mode, ast.Constant) or set(str(mode.value)) & set("wax+") for mode in given[:1])
 
 
-@pytest.mark.fast
+@pytest.mark.unit
 def test_files_are_written_in_few_places():
     assert {name_of(module) for module in MODULES if any(map(writes, calls(module)))} == WRITERS
 
@@ -194,7 +194,7 @@ def watched(tmp_path: Path, *arguments: str) -> list[tuple[str, str]]:
     return [tuple(event) for event in json.loads(done.stdout.splitlines()[-1])]
 
 
-@pytest.mark.fast
+@pytest.mark.unit
 def test_the_watch_sees_what_it_watches_for(tmp_path):
     kinds = {event for event, _ in watched(tmp_path, "probe", str(tmp_path / "probe"))}
     assert kinds >= {"open", "os.mkdir", "subprocess.Popen", "exec", "compile", "pickle.find_class", "socket.connect"}
@@ -253,7 +253,7 @@ def drafts_and_tokens(llm, *extra_args) -> list[tuple[int, list[int]]]:
     return [(seen.counts[out.request_id.split("-")[0]], list(out.outputs[0].token_ids)) for out in outputs]
 
 
-@pytest.mark.fast
+@pytest.mark.engine
 def test_a_client_changes_nothing_by_options_that_are_not_for_clients(engines, models):
     llm = engines(models("llama"), std())
     expected = drafts_and_tokens(llm, None, None, None)
@@ -265,7 +265,7 @@ def test_a_client_changes_nothing_by_options_that_are_not_for_clients(engines, m
     assert {name: getattr(options, name) for name in options.OPTIONS} == before
 
 
-@pytest.mark.fast
+@pytest.mark.engine
 def test_a_client_switches_std_off_for_its_own_request_only(engines, models):
     llm = engines(models("llama"), std())
     expected = drafts_and_tokens(llm, None, None, None)
@@ -275,7 +275,7 @@ def test_a_client_switches_std_off_for_its_own_request_only(engines, models):
         assert [first, last] == [expected[0], expected[2]]
 
 
-@pytest.mark.fast
+@pytest.mark.engine
 def test_nonsense_of_std_is_refused_shortly_and_leaves_nothing_behind(engines, models):
     from vllm.exceptions import VLLMValidationError
 

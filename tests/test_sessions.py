@@ -4,7 +4,7 @@ import pytest
 from conftest import keep_async, scheduler_of, std, token_prompts
 from vllm import SamplingParams
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.engine, pytest.mark.versions]
 
 TURNS = [prompt["prompt_token_ids"] for prompt in token_prompts([120, 50, 50, 33], seed=5)]
 ROOM = dict(max_num_seqs=4, max_model_len=1024)

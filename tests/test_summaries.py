@@ -8,8 +8,6 @@ from vllm.v1.executor import Executor
 from vllm_std.selection.summaries import granule, share_of_kv
 from vllm_std.tools.demo.sign_video import SignVideo
 
-pytestmark = [pytest.mark.fast, pytest.mark.once]
-
 PROMPTS = token_prompts([700, 90, 333, 512], seed=3)
 
 
@@ -39,6 +37,7 @@ class Watch:
 
 
 @pytest.mark.parametrize("options", [{}, {"max_num_batched_tokens": 64}, {"async_scheduling": False}], ids=str)
+@pytest.mark.engine
 def test_summaries_are_the_mean_keys_of_the_cache(engines, plain, models, monkeypatch, options):
     expected = plain(models("llama"), PROMPTS, 48)
     llm = engines(models("llama"), std(), **options)
@@ -47,6 +46,7 @@ def test_summaries_are_the_mean_keys_of_the_cache(engines, plain, models, monkey
     assert watch.rounds > 10 and watch.blocks > 200
 
 
+@pytest.mark.engine
 def test_a_request_that_resumes_in_other_blocks_is_summarised_anew(engines, plain, models, monkeypatch):
     prompts = token_prompts([200, 220, 240, 260], seed=4)
     expected = plain(models("llama"), prompts, 120)
@@ -57,6 +57,7 @@ def test_a_request_that_resumes_in_other_blocks_is_summarised_anew(engines, plai
     assert [m.value for m in llm.get_metrics() if m.name == "vllm:num_preemptions"][0] > 0
 
 
+@pytest.mark.engine
 def test_blocks_found_in_the_prefix_cache_or_taken_from_others_are_summarised_anew(engines, plain, models, monkeypatch):
     """Shared prefixes inside a batch and from one to the next, in a cache so small that blocks change hands."""
     shared = PROMPTS[0]["prompt_token_ids"][:416]
@@ -71,6 +72,7 @@ def test_blocks_found_in_the_prefix_cache_or_taken_from_others_are_summarised_an
     assert watch.blocks > 300
 
 
+@pytest.mark.engine
 def test_rounds_without_drafts_leave_no_gap(engines, plain, models, monkeypatch):
     expected = plain(models("llama"), PROMPTS, 48)
     llm = engines(models("llama"), std())
@@ -81,6 +83,7 @@ def test_rounds_without_drafts_leave_no_gap(engines, plain, models, monkeypatch)
 
 
 @pytest.mark.parametrize("kind", ["fp8", "fp8_e5m2"])
+@pytest.mark.engine
 def test_a_quantised_cache_drafts_as_well(engines, monkeypatch, kind):
     film = SignVideo(scenes=60, seed=11)
     prompt = film.prompt(film.ask("range", sentences=3)["question"])
@@ -95,11 +98,13 @@ def test_a_quantised_cache_drafts_as_well(engines, monkeypatch, kind):
 @pytest.mark.parametrize(
     "block_size,itemsize,cached,share", [(16, 2, 2, 1 / 32), (128, 4, 4, 1 / 32), (32, 2, 1, 1 / 16)]
 )
+@pytest.mark.unit
 def test_a_summary_takes_one_thirty_second_of_the_kv_bytes(block_size, itemsize, cached, share):
     assert share_of_kv(itemsize, cached, block_size) == share
     assert granule(block_size) == 16
 
 
+@pytest.mark.engine
 def test_the_store_is_part_of_the_memory_that_vllm_gives_to_the_kv_cache(engines, models):
     """KV cache and summaries together take what plain vLLM's KV cache takes, to within a block."""
     sizes = {}

@@ -10,7 +10,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 import support_matrix  # noqa: E402
 import test_requests  # noqa: E402
 
-pytestmark = pytest.mark.fast
+pytestmark = pytest.mark.unit
 
 
 def claimed() -> set[str]:

@@ -6,7 +6,7 @@ from conftest import Acceptance, greedy, speculator_of, std, token_prompts
 from vllm.platforms import current_platform
 from vllm.v1.attention import selector
 
-pytestmark = [pytest.mark.fast, pytest.mark.once]
+pytestmark = pytest.mark.engine
 
 PROMPTS, TOKENS = token_prompts([45, 300, 97], seed=2), 6
 ROOM = dict(max_num_seqs=4, max_num_batched_tokens=1024)

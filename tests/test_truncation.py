@@ -5,7 +5,7 @@ import torch
 from conftest import Acceptance, speculator_of, std, token_prompts
 from vllm import SamplingParams
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.engine, pytest.mark.versions]
 
 PROMPTS = token_prompts([300, 200, 250], seed=2)
 

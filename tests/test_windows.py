@@ -7,9 +7,6 @@ import pytest
 from conftest import SIGN_MODEL, SMOLLM2, Acceptance, greedy, std, token_prompts
 from tiny_models import WINDOWED, WINDOWED_IMAGES, image_prompt, noise_video
 
-pytestmark = pytest.mark.once
-fast = pytest.mark.fast
-
 SHORT, LONG = token_prompts([1, 45, 60], seed=9), token_prompts([300, 97, 620], seed=9)
 MANAGER = {True: "hybrid", False: "one group"}
 CASES = [(name, True) for name in WINDOWED] + [("gemma3_text", False), ("gpt_oss", False)]  # one KV cache group for all
@@ -29,24 +26,24 @@ def compare(engines, plain, folder, hybrid: bool, top_k: int) -> Acceptance:
     return seen
 
 
-@fast
 @pytest.mark.supports("models with sliding windows: Gemma-2, 3 and 4, gpt-oss, Ministral, EXAONE-4 architectures")
 @pytest.mark.parametrize("name, hybrid", CASES, ids=[f"{MANAGER[hybrid]}-{name}" for name, hybrid in CASES])
+@pytest.mark.engine
 def test_greedy_tokens_are_plain_vllms(engines, plain, models, name, hybrid):
     seen = compare(engines, plain, models(name), hybrid, 96)
     assert 0 < seen.accepted < seen.drafted
 
 
-@fast
 @pytest.mark.parametrize("name", WINDOWED)
+@pytest.mark.engine
 def test_a_mask_that_keeps_everything_drafts_what_the_target_says(engines, plain, models, name):
     """Windowed layers of a draft step are those of a dense pass, to the last token of their window."""
     assert compare(engines, plain, models(name), True, 1024).rate == 1.0
 
 
-@fast
 @pytest.mark.supports("image models with sliding windows: Gemma-3 architecture")
 @pytest.mark.parametrize("name", WINDOWED_IMAGES)
+@pytest.mark.engine
 def test_images_and_text(engines, plain, models, name):
     prompts = [image_prompt(name, noise_video(1, seed)[0]) for seed in range(2)] + LONG[:2]
     expected = plain(models(name), prompts, 24)

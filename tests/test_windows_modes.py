@@ -22,7 +22,7 @@ from test_schedules import PROFILE, hold
 from vllm_std.control import calibration
 from vllm_std.patches import worker
 
-pytestmark = [pytest.mark.fast, pytest.mark.once]
+pytestmark = pytest.mark.engine
 ON_CPU = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has graphs and kernels of its own")
 
 MODEL = "ministral"  # two groups of windowed layers, and one of full ones
