@@ -1,4 +1,4 @@
-"""The oracle against transformers' own greedy decoding, and the vLLM path against the oracle, in float32.
+"""The reference against transformers' own greedy decoding, and the vLLM path against the reference, in float32.
 
 Everything is compared for equality. Scores of two blocks may tie to within float32 rounding, and then either block is
 a right choice; so what differs is shown with its scores, and differences below TIE are none.
@@ -10,9 +10,9 @@ import itertools
 import pytest
 import torch
 from conftest import SIGN_MODEL, greedy, speculator_of, std, token_prompts
+from reference import POLICIES, Options, Reference, Round, paged_attention
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
 
-from vllm_std.reference import POLICIES, Options, Reference, Round, paged_attention
 from vllm_std.tools.acceptance.policies import POLICIES as LAB
 from vllm_std.tools.demo.rope_index import original_rope_index
 from vllm_std.tools.demo.sign_video import SignVideo
@@ -37,7 +37,7 @@ def options(selection="exact", **given) -> Options:
     )
 
 
-# ------------------------------------------------------------ the oracle and transformers
+# ------------------------------------------------------------ the reference and transformers
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -48,17 +48,16 @@ def generated(request, models):
     return model, inputs, out[0, inputs["input_ids"].shape[1] :].tolist()
 
 
-@pytest.mark.parametrize("per_head", [False, True])
 @pytest.mark.parametrize("selection", POLICIES)
 @pytest.mark.unit
-def test_tokens_are_those_of_transformers(generated, selection, per_head):
+def test_tokens_are_those_of_transformers(generated, selection):
     model, inputs, expected = generated
-    decoded = Reference(model, options(selection, per_head=per_head)).decode(inputs, TOKENS)
+    decoded = Reference(model, options(selection)).decode(inputs, TOKENS)
     assert decoded.tokens == expected
     assert 0 < decoded.acceptance < 1
     for done in decoded.rounds:
-        assert [len(layer) for layer in done.chosen] == [2 if per_head else 1] * 2
-        assert all(len(blocks) == 3 and 1 <= min(blocks) < max(blocks) < 16 for (blocks, *_) in done.chosen)
+        assert len(done.chosen) == 2, "layers"
+        assert all(len(blocks) == 3 and 1 <= min(blocks) < max(blocks) < 16 for blocks in done.chosen)
 
 
 @pytest.mark.unit
@@ -75,32 +74,31 @@ def test_the_papers_mask_keeps_what_left_the_recent_window_since_the_prompt(gene
     """Block 14 is the first to leave it; in the end such blocks take all there is to choose."""
     model, inputs, _ = generated
     rounds = Reference(model, options("text")).decode(inputs, 165).rounds
-    first, last = rounds[0].chosen[0][0], rounds[-1].chosen[0][0]
+    first, last = rounds[0].chosen[0], rounds[-1].chosen[0]
     assert max(first) < 14 and last == [16, 17, 18]
-    assert all(done.chosen[0][0] == first for done in rounds if done.length < 15 * BLOCK + RECENT)
+    assert all(done.chosen[0] == first for done in rounds if done.length < 15 * BLOCK + RECENT)
 
 
 @pytest.mark.parametrize("block_size", [16, 32, 64, 128])
-@pytest.mark.parametrize("n, masks", [(1, 2), (1, 1), (4, 0), (1, 0)])
+@pytest.mark.parametrize("n, masked", [(1, True), (1, False), (4, False)])
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="xformers has no CPU path")
-def test_paged_attention_of_xformers(block_size, n, masks):
-    """float16 against torch in float32; with a mask for each KV head, one for both, or none."""
+def test_paged_attention_of_xformers(block_size, n, masked):
+    """float16 against torch in float32, over some blocks or all of them."""
     pytest.importorskip("xformers")
     generator = torch.Generator().manual_seed(0)
     tensors = [torch.randn(1, h, m, 64, generator=generator).half().cuda() for h, m in ((6, n), (2, 333), (2, 333))]
     last = 332 // block_size
-    kept = [[0, last], [last - 1, last]][:masks] or [range(last + 1)]
+    kept = [0, last] if masked else list(range(last + 1))
     out = paged_attention(*tensors, kept, block_size, 0.125)
-    blocks = torch.tensor([[block in kept[head % len(kept)] for block in range(last + 1)] for head in range(2)])
-    visible = blocks.repeat_interleave(block_size, 1)[:, None, :333].repeat_interleave(3, 0)
-    visible = visible & torch.ones(n, 333, dtype=torch.bool).tril(333 - n)
+    blocks = torch.tensor([block in kept for block in range(last + 1)])
+    visible = blocks.repeat_interleave(block_size)[:333] & torch.ones(n, 333, dtype=torch.bool).tril(333 - n)
     dense = torch.nn.functional.scaled_dot_product_attention(
         *(x.float() for x in tensors), attn_mask=visible.cuda(), scale=0.125, enable_gqa=True
     )
     assert torch.allclose(out.float(), dense, atol=2e-3)
 
 
-# ------------------------------------------------------------ the vLLM path and the oracle
+# ------------------------------------------------------------ the vLLM path and the reference
 
 
 class Recorder:
@@ -134,9 +132,9 @@ class Recorder:
 def differences(mine: Round, chosen: list[list[int]]) -> list[tuple]:
     """(layer, blocks only one of the two has chosen, their scores), ties left out."""
     found = []
-    for layer, ((ours,), theirs) in enumerate(zip(mine.chosen, chosen)):
+    for layer, (ours, theirs) in enumerate(zip(mine.chosen, chosen)):
         blocks = sorted(set(ours) ^ set(theirs))
-        scores = [mine.scores[layer][0, block].item() for block in blocks]
+        scores = [mine.scores[layer][block].item() for block in blocks]
         if len(ours) != len(theirs) or (blocks and max(scores) - min(scores) > TIE * max(scores)):
             found.append((layer, blocks, scores))
     return found
@@ -156,7 +154,7 @@ def check(llm, monkeypatch, prompt: dict, reference: Reference, inputs: dict, to
 
 
 @pytest.mark.parametrize("name, selection", list(itertools.product(MODELS, POLICIES)))
-def test_vllm_drafts_as_the_oracle_does(engines, models, monkeypatch, name, selection):
+def test_vllm_drafts_as_the_reference_does(engines, models, monkeypatch, name, selection):
     """Prompts in chunks of 256 tokens; the last chunk holds all observation queries."""
     llm = engines(
         models(name), std(top_k=TOP_K, recent=RECENT), enable_prefix_caching=False, max_num_batched_tokens=256
@@ -180,7 +178,7 @@ def video():
 
 
 @pytest.mark.parametrize("selection", POLICIES)
-def test_vllm_drafts_on_a_video_as_the_oracle_does(engines, monkeypatch, video, selection):
+def test_vllm_drafts_on_a_video_as_the_reference_does(engines, monkeypatch, video, selection):
     model, prompt, inputs = video
     room = dict(max_model_len=2048, max_num_batched_tokens=2048, enable_prefix_caching=False)
     llm = engines(SIGN_MODEL, std(top_k=TOP_K, recent=RECENT), **room)
