@@ -1,8 +1,8 @@
 """Attention of the reference over whole contexts or kept blocks, through transformers' attention interface.
 
-On a CPU it is torch's. On CUDA all passes but the prompt's are xformers' paged attention over the blocks kept, in float16
-or bfloat16: xformers has no CPU path and is imported there only. Its kernel needs a Triton that has block pointers (3.6
-does, 3.9 does not).
+On a CPU it is torch's. On CUDA all passes but the prompt's are xformers' paged attention over the blocks kept, in
+float16 or bfloat16: xformers has no CPU path and is imported there only. Its kernel needs a Triton that has block
+pointers (3.6 does, 3.9 does not).
 """
 
 import math

@@ -1,11 +1,12 @@
 """Rounds of the reference: select, draft, verify."""
 
 import torch
+from torch import Tensor
+from transformers import AttentionInterface, DynamicCache
+
 from reference.attention import ForwardPass, attend
 from reference.options import Decoded, Options, Round
 from reference.policies import POLICIES, text
-from torch import Tensor
-from transformers import AttentionInterface, DynamicCache
 
 NAME = "vllm_std_reference"
 

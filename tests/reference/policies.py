@@ -7,9 +7,10 @@ scale: softmax scale.
 import math
 
 import torch
-from reference.options import CANDIDATES, GRANULE, SPARED, Options
 from torch import Tensor
 from torch.nn.functional import pad
+
+from reference.options import CANDIDATES, GRANULE, SPARED, Options
 
 
 def logits(queries: Tensor, keys: Tensor, scale: float) -> Tensor:
