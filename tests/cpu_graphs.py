@@ -27,7 +27,7 @@ from vllm.v1.attention.backend import AttentionCGSupport as SUPPORT
 from vllm.v1.attention.backends.cpu_attn import CPUAttentionMetadataBuilder, _get_attn_isa
 from vllm.v1.worker.gpu import cudagraph_utils
 
-from vllm_std.patches import worker
+from vllm_std.patches import metadata
 
 aten, ATTEND = torch.ops.aten, _custom_ops.cpu_attention_with_kv_cache
 ALLOCATES = {aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided}
@@ -221,7 +221,7 @@ def cpu_graphs(updates_metadata: bool = True, mixed: bool = False):
         patch.object(builder, "supports_draft_decode_metadata_update", updates_metadata),
         patch.object(builder, "update_draft_decode_metadata", lambda self, metadata: None),
         patch.object(builder, "_cudagraph_support", SUPPORT.ALWAYS if mixed else SUPPORT.UNIFORM_BATCH),
-        patch.object(worker, "plan_again", lambda builder, metadata: None),  # `attend` plans for itself
+        patch.object(metadata, "plan_again", lambda builder, metadata: None),  # `attend` plans for itself
     ):
         yield
 

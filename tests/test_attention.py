@@ -13,7 +13,7 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackendImpl, CPUAttentionMetadata, _get_attn_isa
 
 from vllm_std.mask import MaskShape
-from vllm_std.patches.worker import find_keys
+from vllm_std.patches.key_layout import find_keys
 from vllm_std.selection import BatchBuffers, DensePass, KeySummaries
 from vllm_std.selection.attention import all_queries, block_attention
 from vllm_std.selection.ranking import Ranking

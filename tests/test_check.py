@@ -10,9 +10,9 @@ from tiny_models import REFUSED
 from typer.testing import CliRunner
 from vllm.engine.arg_utils import EngineArgs
 
-from vllm_std.config import BACKENDS
 from vllm_std.patches import fit
-from vllm_std.patches.ledger import LEDGER
+from vllm_std.patches.contract import CONTRACT
+from vllm_std.refusals import BACKENDS
 from vllm_std.tools.cli import app
 
 pytestmark = [pytest.mark.unit, pytest.mark.versions]
@@ -101,7 +101,7 @@ def test_a_backend_that_std_drafts_on_is_chosen_where_nobody_chose_one(models):
 
 def test_without_a_model_the_installation_is_checked():
     status, found = check()
-    assert status == 0 and {"vLLM", "plugin", "seams", "runner", "device"} == set(found)
+    assert status == 0 and {"vLLM", "plugin", "patches", "runner", "device"} == set(found)
 
 
 def test_a_terminal_gets_a_table():
@@ -158,16 +158,16 @@ def changed():
     fit.misfits.cache_clear()
 
 
-def test_a_seam_that_does_not_fit_is_named(changed, monkeypatch):
+def test_a_patch_that_does_not_fit_is_named(changed, monkeypatch):
     monkeypatch.delattr(EngineArgs, "create_speculative_config")
     status, found = check()
     assert status == 1 and "create_speculative_config is expected, and there is none" in refusal(found)
 
 
-def test_the_names_that_seams_use_are_listed():
+def test_the_names_that_patches_use_are_listed():
     done = CliRunner().invoke(app, ["check", "--json"])
-    listed = json.loads(done.stdout)["seams"]
-    assert {row["seam"] for row in listed} == {seam.name for seam in LEDGER}
+    listed = json.loads(done.stdout)["patches"]
+    assert {row["patch"] for row in listed} == set(CONTRACT)
     assert not [row for row in listed if row["misfit"]]
     assert "vllm.v1.core.sched.scheduler Scheduler.schedule" in CliRunner().invoke(app, ["check"]).stdout
 

@@ -217,7 +217,7 @@ def test_unsupported_settings_are_refused_before_anything_is_loaded(named, optio
 def test_decode_context_parallelism_is_refused():
     config = python_args(speculative_config=OPTIONS).create_engine_config()
     config.parallel_config.decode_context_parallel_size = 2  # this platform's vLLM refuses it first
-    from vllm_std.config import refuse_unsupported
+    from vllm_std.refusals import refuse_unsupported
 
     with pytest.raises(ValueError, match="--decode-context-parallel-size=2: use --decode-context-parallel-size 1"):
         refuse_unsupported(config)

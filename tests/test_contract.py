@@ -1,4 +1,4 @@
-"""std starts on a vLLM whose inside is as its seams need it, whatever its version, and on no other."""
+"""std starts on a vLLM whose inside is as its patches need it, whatever its version, and on no other."""
 
 import importlib
 import inspect
@@ -12,17 +12,17 @@ from conftest import ROOT, SIGN_MODEL
 from vllm.engine.arg_utils import EngineArgs
 
 from vllm_std.patches import contract, fit
-from vllm_std.patches.ledger import LEDGER
+from vllm_std.patches.ledger import ledger
 
 pytestmark = [pytest.mark.unit, pytest.mark.versions]
 
-SERVED = {seam: needs for seam, needs in contract.CONTRACT.items() if seam not in contract.TOOLS}
-NEEDS = [(seam, need) for seam, needs in SERVED.items() for need in needs]
+SERVED = {patch: needs for patch, needs in contract.CONTRACT.items() if patch not in contract.TOOLS}
+NEEDS = [(patch, need) for patch, needs in SERVED.items() for need in needs]
 ASKED_FOR = {"cli", "config", "refusals"}  # without them nothing asks for std: the plugin warns when it is loaded
 
 
 def each(pairs) -> list:
-    """Parameters of a test: a seam and a need of it."""
+    """Parameters of a test: a patch and a need of it."""
     return [pytest.param(*pair, id=f"{pair[0]}: {pair[1].how} {pair[1].where.rpartition('.')[2]}") for pair in pairs]
 
 
@@ -56,8 +56,9 @@ def refusal() -> str:
     return said
 
 
-def test_the_contract_is_about_the_seams_of_the_ledger():
-    assert set(contract.CONTRACT) == {seam.name for seam in LEDGER}
+def test_the_contract_is_about_the_patches_of_the_ledger():
+    names = [patch.name for patch in ledger()]
+    assert sorted(contract.CONTRACT) == sorted(names), "each patch once"
 
 
 def test_this_vllm_fits():
@@ -72,8 +73,8 @@ def test_holding_it_against_vllm_takes_milliseconds():
     assert time.perf_counter() - begun < 1.0
 
 
-@pytest.mark.parametrize("seam, need", each(NEEDS))
-def test_a_name_that_is_gone_is_one_sentence(seam, need, monkeypatch):
+@pytest.mark.parametrize("patch, need", each(NEEDS))
+def test_a_name_that_is_gone_is_one_sentence(patch, need, monkeypatch):
     """The class or function itself, or the first attribute that is read of a module."""
     if need.where.endswith(":"):
         owner, name = importlib.import_module(need.where[:-1]), need.what.split()[0]
@@ -88,11 +89,11 @@ def test_a_name_that_is_gone_is_one_sentence(seam, need, monkeypatch):
     said = refusal()
     assert f"vLLM {vllm.__version__}" in said and name in said
     using = {other for other, its in NEEDS if name in f"{its.where} {its.what}"}
-    assert seam in using and re.search(r"seam '(.*?)'", said)[1] in using
+    assert patch in using and re.search(r"patch '(.*?)'", said)[1] in using
 
 
-@pytest.mark.parametrize("seam, need", each([pair for pair in NEEDS if pair[1].how != "reads"]))
-def test_other_parameters_are_one_sentence(seam, need, monkeypatch):
+@pytest.mark.parametrize("patch, need", each([pair for pair in NEEDS if pair[1].how != "reads"]))
+def test_other_parameters_are_one_sentence(patch, need, monkeypatch):
     owner, name = owner_of(need.where)
     monkeypatch.setattr(owner, name, lambda of_another_vllm, /: None)
     said = refusal()
@@ -110,15 +111,15 @@ def test_an_overridden_method_must_be_the_same_to_the_last_parameter(how, monkey
     }
     monkeypatch.setattr(Scheduler, "_free_request", signatures[how])
     said = refusal()
-    assert "seam 'draft length'" in said
+    assert "patch 'draft length'" in said
     assert "_free_request(self, request, delay_free_blocks) is expected, and it is" in said
 
 
-@pytest.mark.parametrize("seam, need", each([pair for pair in NEEDS if pair[1].how == "reads"]))
-def test_each_attribute_that_is_read_is_looked_for(seam, need):
+@pytest.mark.parametrize("patch, need", each([pair for pair in NEEDS if pair[1].how == "reads"]))
+def test_each_attribute_that_is_read_is_looked_for(patch, need):
     for word in need.what.split():
         gone = contract.Need("reads", need.where, f"{word}_of_another_vllm")
-        assert f"expected to have {word}_of_another_vllm" in fit.misfit((gone,))
+        assert f"expected to have {word}_of_another_vllm" in fit.first_misfit((gone,))
 
 
 def test_a_server_that_is_asked_for_std_refuses_and_any_other_does_not_notice(monkeypatch):
@@ -126,7 +127,7 @@ def test_a_server_that_is_asked_for_std_refuses_and_any_other_does_not_notice(mo
 
     monkeypatch.delattr(TargetDependentARSpeculator, "_generate_draft")
     assert engine_args().create_engine_config().speculative_config is None
-    with pytest.raises(ValueError, match="seam 'draft graphs': .*_generate_draft is expected, and there is none"):
+    with pytest.raises(ValueError, match="patch 'draft graphs': .*_generate_draft is expected, and there is none"):
         engine_args(spec_method="std").create_engine_config()
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import Acceptance, draft_lengths, greedy, runner_of, speculator_of, std, token_prompts
 
-from vllm_std.patches import worker
+from vllm_std.patches import groups
 
 pytestmark = [pytest.mark.engine, pytest.mark.versions]
 PROMPTS = token_prompts([45, 300, 620, 97], seed=2)
@@ -116,7 +116,7 @@ def verified_keys_and_values(llm, prompts, tokens) -> list[torch.Tensor]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner, "sample_tokens", sample_tokens)
         assert greedy(llm, prompts) == tokens
-    caches = [layer.kv_cache for layer in worker.attention_layers(runner.vllm_config).values()]
+    caches = [layer.kv_cache for layer in groups.attention_layers(runner.vllm_config).values()]
     kept = []
     for req_id in sorted(tables, key=int):
         computed = len(prompts[len(kept)]["prompt_token_ids"]) + len(tokens[len(kept)]) - 1

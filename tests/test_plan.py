@@ -23,6 +23,7 @@ from gpu_parts import QWEN2_7B, SHAPES, TINY, VICUNA_7B, std  # noqa: E402
 from vllm_std.control import Costs  # noqa: E402
 from vllm_std.mask import MaskShape  # noqa: E402
 from vllm_std.models import load as load_config  # noqa: E402
+from vllm_std.refusals import refuse_model  # noqa: E402
 from vllm_std.roofline.estimate import Shape, device_named, estimate, for_engine, kv_seconds, pass_parts  # noqa: E402
 from vllm_std.tools.cli import app  # noqa: E402
 from vllm_std.tools.plan.limits import memory, shares  # noqa: E402
@@ -246,10 +247,11 @@ def test_a_draft_pass_of_many_requests_reads_the_experts_that_a_dense_pass_reads
 ])  # fmt: skip
 def test_a_model_is_refused_by_what_its_config_says(config, reason, tmp_path):
     config.save_pretrained(tmp_path)
+    loaded = load_config(str(tmp_path))
     if reason is None:
-        return load_config(str(tmp_path))
+        return refuse_model(str(tmp_path), loaded)
     with pytest.raises(ValueError, match=reason):
-        load_config(str(tmp_path))
+        refuse_model(str(tmp_path), loaded)
 
 
 def test_shares_by_position_are_the_tokens_they_add():
@@ -273,8 +275,8 @@ def test_a_device_without_a_data_sheet_needs_its_clock(name):
 
 
 def test_what_is_assumed_of_std_is_what_std_does():
-    from vllm_std import models as planned
-    from vllm_std.config import CACHE_DTYPES, FULL_ATTENTION, StdConfig
+    from vllm_std.config import StdConfig
+    from vllm_std.refusals import CACHE_DTYPES
     from vllm_std.roofline import estimate as roofline
     from vllm_std.roofline import shape
     from vllm_std.selection import reading, summaries
@@ -282,7 +284,7 @@ def test_what_is_assumed_of_std_is_what_std_does():
 
     assert (roofline.CANDIDATES, roofline.GRANULE) == (reading.CANDIDATES, summaries.GRANULE)
     assert (predict.SINK, predict.RECENT) == (StdConfig.sink, StdConfig.recent)
-    assert tuple(shape.CACHE_BYTES) == CACHE_DTYPES and planned.FULL_ATTENTION == FULL_ATTENTION
+    assert tuple(shape.CACHE_BYTES) == CACHE_DTYPES
 
 
 # ------------------------------------------------------------ the engine's own

@@ -11,7 +11,7 @@ from conftest import SIGN_MODEL
 from vllm.engine.arg_utils import EngineArgs
 
 from vllm_std import plugin
-from vllm_std.patches.ledger import LEDGER
+from vllm_std.patches.ledger import ledger
 
 pytestmark = [pytest.mark.unit, pytest.mark.versions]
 
@@ -73,7 +73,7 @@ print("RESULT", out[0].outputs[0].token_ids, loaded)
     assert set(re.findall(r"[\w.]+", with_plugin[1])) == {"vllm_std", "vllm_std.plugin"} | patches
 
 
-def test_a_missing_seam_is_one_sentence_and_vllm_goes_on(monkeypatch, caplog):
+def test_a_missing_patch_is_one_sentence_and_vllm_goes_on(monkeypatch, caplog):
     monkeypatch.delattr(EngineArgs, "create_speculative_config")
     vllm_logger = __import__("logging").getLogger("vllm")
     monkeypatch.setattr(vllm_logger, "propagate", True)
@@ -82,6 +82,6 @@ def test_a_missing_seam_is_one_sentence_and_vllm_goes_on(monkeypatch, caplog):
     assert "create_speculative_config" in message and "vLLM itself is not affected" in message
 
 
-def test_every_seam_is_explained():
-    for seam in LEDGER:
-        assert all((seam.replaces, seam.why, seam.upstream, seam.remove_when)), seam
+def test_every_patch_is_explained():
+    for patch in ledger():
+        assert all((patch.replaces, patch.why, patch.upstream, patch.remove_when)), patch

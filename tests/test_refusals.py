@@ -35,8 +35,8 @@ def test_models_the_mask_cannot_apply_to(models, name):
 @pytest.mark.engine
 def test_attention_that_only_the_worker_sees_is_refused_there(engines, models, monkeypatch):
     """The worker checks the KV cache itself, whatever the model's config said."""
-    from vllm_std import config
+    from vllm_std import refusals
 
-    monkeypatch.setattr(config, "_model_refusals", lambda vllm_config: ())
+    monkeypatch.setattr(refusals, "_model", lambda vllm_config: ())
     with pytest.raises(ValueError, match=r"does not support --model=.*sliding window in every layer.*full context"):
         engines(models("mistral_sliding"), {"method": "std"}, load_format="dummy")

@@ -75,4 +75,4 @@ def test_a_clean_environment_passes_the_check(clean, tmp_path):
     engine = json.dumps({"max_model_len": 4096, "block_size": 32})
     done = run(clean / "vllm-std", "check", "--json", "--model", model, "--engine", engine, cwd=tmp_path, env=env)
     said = json.loads(done.stdout)
-    assert said["ok"] and {"plugin", "seams", "model"} <= {finding["name"] for finding in said["findings"]}
+    assert said["ok"] and {"plugin", "patches", "model"} <= {finding["name"] for finding in said["findings"]}

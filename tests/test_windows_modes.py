@@ -20,7 +20,7 @@ from schedules import POOL, Driver
 from test_schedules import PROFILE, hold
 
 from vllm_std.control import calibration
-from vllm_std.patches import worker
+from vllm_std.patches import groups
 
 pytestmark = pytest.mark.engine
 ON_CPU = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has graphs and kernels of its own")
@@ -93,7 +93,7 @@ def test_the_dense_pass_overwrites_every_drafted_slot_of_every_group(engine, mon
     with Acceptance(llm) as clean:
         assert greedy(llm, PROMPTS) == expected
     llm.reset_prefix_cache()
-    speculator, layers = speculator_of(llm), worker.attention_layers(runner_of(llm).vllm_config)
+    speculator, layers = speculator_of(llm), groups.attention_layers(runner_of(llm).vllm_config)
     written = written_by(speculator, monkeypatch)
 
     def poison(_):
@@ -111,7 +111,7 @@ def test_the_dense_pass_overwrites_every_drafted_slot_of_every_group(engine, mon
 
 def test_memory_and_selection_are_of_full_layers_alone(engine):
     speculator = speculator_of(engine[0])
-    assert len(speculator.layer_list) == 1 < len(worker.attention_layers(speculator.vllm_config))
+    assert len(speculator.layer_list) == 1 < len(groups.attention_layers(speculator.vllm_config))
     kept = speculator.selector.summaries.means, speculator.selector.tables, speculator.queries.kept
     assert {len(tensor) for tensor in kept} == {1}
 

@@ -1,4 +1,4 @@
-"""Options of the speculative method `std`, and what it refuses to run with."""
+"""Options of the speculative method `std`."""
 
 from dataclasses import field
 from typing import Any, Literal, get_args
@@ -9,15 +9,11 @@ from vllm.config.speculative import DraftSampleMethod, RejectionSampleMethod
 from vllm.config.utils import config
 
 from vllm_std.mask import MaskShape
-from vllm_std.models import ATTENDS, FULL_ATTENTION, has_alibi, interleaves
 
 SelectionPolicy = Literal["verify", "exact", "text", "streaming", "random"]
 STATIC_POLICIES = ("text", "streaming")  # never scored again, so refresh does not apply to them
 DEFAULT_TOP_K, DEFAULT_FLOOR = 1024, 256
 LENGTHS = (0, 1, 2, 3, 5, 8, 13, 21)
-CACHE_DTYPES = ("auto", "bfloat16", "float16", "fp8", "fp8_e4m3", "fp8_e5m2")
-CONNECTORS = ("OffloadingConnector", "ExampleConnector")
-BACKENDS = ("FLASH_ATTN", "TRITON_ATTN", "CPU_ATTN")
 
 
 @config
@@ -68,7 +64,7 @@ class StdConfig(SpeculativeConfig):
     """The cost table, once the engine has one (`control.Costs`)."""
 
     kv_groups: Any = field(default=None, init=False)
-    """The KV cache groups of the engine, once it has them (`seams.blocks.Group`)."""
+    """The KV cache groups of the engine, once it has them (`patches.blocks.Group`)."""
 
     graph_limit: int = field(default=1024, init=False)
     """Tokens of the longest verifying pass that is captured as one CUDA graph; a longer one takes a GPU longer than its
@@ -233,58 +229,3 @@ def _one_of(option: str, value: Any, known: tuple[str, ...]) -> str:
 def _refuse(option: str, value: Any, meaningless: bool, works: str) -> None:
     if meaningless and value is not None:
         raise ValueError(f"{option}={shown(value)} has no effect with these options: {works}.")
-
-
-def refuse_unsupported(vllm_config) -> None:
-    """Raise ValueError for the first setting std cannot honour, naming it, its value and what works."""
-    for option, value, works in [*_runtime_refusals(vllm_config), *_model_refusals(vllm_config)]:
-        raise ValueError(f"speculative method 'std' does not support {option}={value}: {works}.")
-    options, block_size = vllm_config.speculative_config, vllm_config.cache_config.block_size
-    if block_size:  # else the attention backend chooses it, and the worker checks
-        options.mask_shape(block_size)
-
-
-def _runtime_refusals(vllm_config):
-    parallel, cache = vllm_config.parallel_config, vllm_config.cache_config
-    for size in ("pipeline_parallel_size", "decode_context_parallel_size", "prefill_context_parallel_size"):
-        if getattr(parallel, size, 1) > 1:
-            flag = "--" + size.replace("_", "-")
-            yield flag, getattr(parallel, size), f"use {flag} 1, and --tensor-parallel-size for more GPUs"
-    if parallel.data_parallel_size > 1 and vllm_config.model_config.is_moe:
-        yield "--data-parallel-size", parallel.data_parallel_size, "use 1 with a mixture of experts"
-    if parallel.enable_eplb:
-        yield "--enable-eplb", True, "start without it"
-    if not vllm_config.use_v2_model_runner:
-        yield "VLLM_USE_V2_MODEL_RUNNER", 0, "it drafts on Model Runner V2; unset the variable and install Triton"
-    connector = getattr(vllm_config.kv_transfer_config, "kv_connector", None)
-    if connector not in (None, *CONNECTORS):
-        yield "--kv-transfer-config", connector, f"use {' or '.join(CONNECTORS)}, or start without a KV connector"
-    if cache.cache_dtype not in CACHE_DTYPES:
-        yield "--kv-cache-dtype", cache.cache_dtype, f"use {', '.join(CACHE_DTYPES)}"
-    if vllm_config.scheduler_config.scheduler_cls is not None:
-        yield "--scheduler-cls", vllm_config.scheduler_config.scheduler_cls, "start without it, std brings its own"
-    backend = vllm_config.attention_config.backend
-    if backend is not None and backend.name not in BACKENDS:
-        yield "--attention-backend", backend.name, f"use {' or '.join(BACKENDS)}"
-
-
-def _model_refusals(vllm_config):
-    model, window = vllm_config.model_config, vllm_config.cache_config.sliding_window  # None where layers differ
-    others = set(getattr(model.hf_text_config, "layer_types", None) or ()) - ATTENDS
-    reasons = {
-        "not a text generator": model.runner_type != "generate",
-        "an encoder-decoder": model.is_encoder_decoder,
-        "MLA attention": model.use_mla,
-        "without attention": model.is_attention_free,
-        "a hybrid of attention and Mamba": model.is_hybrid,
-        f"{' and '.join(sorted(others))} layers": bool(others),
-        f"a sliding window of {window} tokens in every layer": window and not interleaves(model.hf_text_config),
-        "reference sliding window attention": getattr(model, "rswa_window", None) is not None,
-        "ALiBi positions": has_alibi(model.hf_text_config),
-    }
-    for reason, applies in reasons.items():
-        if applies:
-            yield "--model", f"{model.model} ({reason})", FULL_ATTENTION
-    if getattr(model.hf_text_config, "dual_chunk_attention_config", None):  # vLLM issue 24048
-        instead = "no attention backend of vLLM has it; configs/qwen2.5-7b-1m.yaml serves such a model without"
-        yield "--model", f"{model.model} (dual chunk attention)", instead

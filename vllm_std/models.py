@@ -1,4 +1,4 @@
-"""The config of a model, and what std would refuse about it. Needs transformers, and neither weights nor vLLM."""
+"""The config of a model, and its layers by kind. Needs transformers, and neither weights nor vLLM."""
 
 from typing import Any
 
@@ -12,19 +12,16 @@ ATTENDS = FULL | WINDOWED  # kinds of layers, as configs name them
 
 
 def load(model: str) -> Any:
-    """The config of a folder or hub name. Raises ValueError where there is none, or one that std refuses."""
+    """The config of a folder or hub name. Raises ValueError where there is none."""
     try:
         from transformers import AutoConfig
     except ImportError:
         raise ValueError("vllm-std plan reads configs with transformers: pip install transformers.") from None
     try:
-        config = AutoConfig.from_pretrained(model)
+        return AutoConfig.from_pretrained(model)
     except Exception as error:  # whatever a hub, a file or a config class may say
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f"--model {model} has no config that transformers can read: {reason}") from None
-    for reason in _refusals(config, config.get_text_config()):
-        raise ValueError(f"speculative method 'std' does not support --model {model} ({reason}): {FULL_ATTENTION}.")
-    return config
 
 
 def longest_context(config: Any) -> int | None:
@@ -60,22 +57,3 @@ def has_alibi(text: Any) -> bool:
     large_baichuan = text.model_type == "baichuan" and text.hidden_size != 4096
     told = getattr(text, "alibi", False) or getattr(text, "position_embedding_type", None) == "alibi"
     return bool(text.model_type == "bloom" or large_baichuan or told)
-
-
-def _refusals(config: Any, text: Any):
-    kinds = set(getattr(text, "layer_types", None) or getattr(text, "layers_block_type", None) or ()) - ATTENDS
-    window = getattr(text, "sliding_window", None)
-    reasons = {
-        "an encoder-decoder": config.is_encoder_decoder,
-        "MLA attention": getattr(text, "kv_lora_rank", None) is not None,
-        "without attention": not getattr(text, "num_attention_heads", None),
-        f"{' and '.join(sorted(kinds))} layers": bool(kinds),
-        f"a sliding window of {window} tokens in every layer": _all_windowed(text, window),
-        "ALiBi positions": has_alibi(text),
-    }
-    return [reason for reason, applies in reasons.items() if applies]
-
-
-def _all_windowed(text: Any, window: int | None) -> bool:
-    told = any(getattr(text, name, None) for name in ("layer_types", "hybrid_layer_pattern"))
-    return not full_layers(text) if told else bool(window)

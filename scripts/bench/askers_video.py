@@ -103,7 +103,7 @@ def draft_eagerly(self, num_reqs, batch_desc, gamma, bound, across_dp, skip_attn
         return DRAFT_EAGERLY(self, num_reqs, batch_desc, gamma, bound, across_dp, skip_attn)
     metadata = self._mask(self._build_uniform_attn_metadata(batch_desc, num_reqs, 1, bound, step=1))
     slots = self.block_tables.slot_mappings[:, : batch_desc.num_tokens]
-    slots = speculator.worker.build_slot_mappings_by_layer(slots, self.kv_cache_config)
+    slots = speculator.spec_decode.build_slot_mappings_by_layer(slots, self.kv_cache_config)
     with self._context(batch_desc.num_tokens, metadata, slots, across_dp, speculator.EAGER):
         for way.step in range(gamma):
             self.drafting = False
@@ -117,7 +117,7 @@ def draft_eagerly(self, num_reqs, batch_desc, gamma, bound, across_dp, skip_attn
 
 
 def observe(layer: Any, index: int, see: Any) -> None:
-    """In place of `worker.observe_queries`: in draft steps too, where they ask."""
+    """In place of `queries.observe_queries`: in draft steps too, where they ask."""
     forward = layer.impl.forward
 
     def observed(layer_, query, key, value, kv_cache, metadata, *args, **kwargs):
@@ -153,7 +153,7 @@ def install() -> None:
         return begin(self, seen, slots, drafting, has_queries)
 
     QueryWindow.capture, Selector.change, Selector.begin = see_drafts, change_way, begin_anew
-    native.score, target.worker.observe_queries = score, observe
+    native.score, target.queries.observe_queries = score, observe
     speculator.StdSpeculator._draft_eagerly = draft_eagerly
 
 

@@ -1,5 +1,6 @@
 """The target as its own draft model: all that a speculator of vLLM prepares before the first round."""
 
+from itertools import chain
 from typing import Any
 
 import torch
@@ -7,15 +8,15 @@ from torch import Tensor
 
 from vllm_std import advice
 from vllm_std.faults import Faults, logger
-from vllm_std.patches import graphs, worker
+from vllm_std.patches import adapters, graphs, groups, key_layout, metadata, queries, spec_decode
 from vllm_std.selection import POLICIES, BatchBuffers, KeySummaries, QueryWindow, Selector, selection_bytes
 from vllm_std.selection.attention import peak_bytes
 from vllm_std.selection.summaries import GRANULE, granule
 
-EAGER, FULL = worker.CUDAGraphMode.NONE, worker.CUDAGraphMode.FULL
+EAGER, FULL = spec_decode.CUDAGraphMode.NONE, spec_decode.CUDAGraphMode.FULL
 
 
-class TargetAsDraft(worker.TargetDependentARSpeculator):
+class TargetAsDraft(spec_decode.TargetDependentARSpeculator):
     """Buffers, attention groups and CUDA graphs of the draft loop; `StdSpeculator` runs it.
 
     vLLM's multi-step decode starts at step 1, after an Eagle-like prefill that std does not need; so column 0 of
@@ -36,7 +37,7 @@ class TargetAsDraft(worker.TargetDependentARSpeculator):
         self.rope_offset = torch.zeros(self.max_num_reqs, dtype=torch.int64, device=device)
         self.true_lens = torch.zeros(self.max_num_reqs, dtype=torch.int32, device=device)  # of windowed layers
         self.drafting, self.has_windows, self.faults = False, False, Faults()
-        self.truncation: Any = None  # `seams.truncation.Truncation`, once the runner has a sampler
+        self.truncation: Any = None  # `patches.truncation.Truncation`, once the runner has a sampler
         self.unseen: Exception | None = None  # what kept a layer's queries from being seen
 
     def load_draft_model(self, target_model, target_attn_layer_names: set[str]):
@@ -50,13 +51,13 @@ class TargetAsDraft(worker.TargetDependentARSpeculator):
         model_config = self.vllm_config.model_config
         takes_embeds = model_config.supports_multimodal_inputs or model_config.enable_prompt_embeds
         self.inputs_embeds = torch.zeros_like(self.hidden_states) if takes_embeds else None
-        self.takes_raw_tokens = worker.requires_raw_input_tokens(target_model)
-        self.adapters = worker.Adapters(target_model)
-        self.layers = worker.full_layers(self.vllm_config)  # which drafts mask; others attend to a sliding window
+        self.takes_raw_tokens = spec_decode.requires_raw_input_tokens(target_model)
+        self.adapters = adapters.Adapters(target_model)
+        self.layers = groups.full_layers(self.vllm_config)  # which drafts mask; others attend to a sliding window
         if not self.layers:
-            worker.require_masked_attention(self.vllm_config, None)
+            groups.require_masked_attention(self.vllm_config, None)
         self.layer_list = list(self.layers.values())
-        self.scales = [worker.query_scale(layer) for layer in self.layer_list]
+        self.scales = [queries.query_scale(layer) for layer in self.layer_list]
         self.asks = self.speculative_config.needs_queries
         self._keep_queries()
 
@@ -78,17 +79,17 @@ class TargetAsDraft(worker.TargetDependentARSpeculator):
                 self.unseen = error
 
         for index, layer in enumerate(self.layer_list):
-            worker.observe_queries(layer, index, see)
+            queries.observe_queries(layer, index, see)
 
     def set_attn(self, model_state, kv_cache_config, *args) -> None:
-        worker.require_masked_attention(self.vllm_config, model_state)
+        groups.require_masked_attention(self.vllm_config, model_state)
         super().set_attn(model_state, kv_cache_config, *args)  # to everyone else std has no layers of its own
         # Own metadata builders over the target's layers.
-        made = worker.draft_groups(self.vllm_config, kv_cache_config, self.device, set(self.layers))
+        made = groups.draft_groups(self.vllm_config, kv_cache_config, self.device, set(self.layers))
         self.attn_groups, self.group = made
         self.has_windows = sum(map(len, self.attn_groups)) > 1
         self._configure_decode_metadata_update()
-        worker.require_backends(self.attn_groups)
+        groups.require_backends(self.attn_groups)
         spec, options, layer = self.group.kv_cache_spec, self.speculative_config, self.layer_list[0]
         block_size, summaries = self.group.kernel_block_size or spec.block_size, None
         if POLICIES[options.selection].needs_summaries:
@@ -109,12 +110,12 @@ class TargetAsDraft(worker.TargetDependentARSpeculator):
 
     def _map_windowed_tables(self) -> None:
         """Graphs read the tables of kernel blocks, where a backend has smaller blocks than the KV cache manager."""
-        for group in (group for groups in self.attn_groups for group in groups if group is not self.group):
+        for group in (group for group in chain.from_iterable(self.attn_groups) if group is not self.group):
             group.map_to_kernel_block_table(self.block_tables.input_block_tables[group.kv_cache_group_id])
 
     def _announce(self, kv_bytes: int) -> None:
         options, mask, heads = self.speculative_config, self.selector.mask, self.layer_list[0].num_heads
-        full, layers = len(self.layers), len(worker.attention_layers(self.vllm_config))
+        full, layers = len(self.layers), len(groups.attention_layers(self.vllm_config))
         others = selection_bytes(options, mask.block_size, full, self.max_num_reqs, heads)
         budget = f"{options.top_k} tokens" if isinstance(options.top_k, int) else f"{options.top_k:.1%} of the context"
         queries = self.queries.kept.nbytes
@@ -145,8 +146,8 @@ class TargetAsDraft(worker.TargetDependentARSpeculator):
 
     def _configure_decode_metadata_update(self) -> None:
         # Its own first step is a decode step too, so this holds for gamma 1 as well.
-        worker.plan_on_cpu(self.attn_groups)
-        super(worker.TargetDependentARSpeculator, self)._configure_decode_metadata_update()
+        metadata.plan_on_cpu(self.attn_groups)
+        super(spec_decode.TargetDependentARSpeculator, self)._configure_decode_metadata_update()
 
     def init_cudagraph_manager(self, cudagraph_mode) -> None:
         reason = None if cudagraph_mode.decode_mode() == FULL else f"cudagraph_mode={cudagraph_mode.name}"
@@ -155,8 +156,8 @@ class TargetAsDraft(worker.TargetDependentARSpeculator):
         full = reason is None
         if not full and cudagraph_mode != EAGER:
             logger.warning_once("std: draft steps run without CUDA graphs because of %s, so each takes longer.", reason)
-        mode = worker.CUDAGraphMode.FULL_DECODE_ONLY if full else EAGER
-        managers = (worker.SpeculatorCudaGraphManager(self.vllm_config, self.device, mode, 1) for _ in range(2))
+        mode = spec_decode.CUDAGraphMode.FULL_DECODE_ONLY if full else EAGER
+        managers = (spec_decode.SpeculatorCudaGraphManager(self.vllm_config, self.device, mode, 1) for _ in range(2))
         self.select_cudagraph_manager, self.decode_cudagraph_manager = map(graphs.thin, managers)
 
     def capture(self) -> None:
@@ -181,7 +182,7 @@ class TargetAsDraft(worker.TargetDependentARSpeculator):
     def _find_keys(self) -> None:
         """Look into the KV cache, which vLLM allocates after `set_attn`."""
         if self.selector.cache is None:
-            self.selector.cache = worker.find_keys(self.layer_list)
+            self.selector.cache = key_layout.find_keys(self.layer_list)
             self.selector.warm_up()
 
     def _reserve_selection(self) -> None:

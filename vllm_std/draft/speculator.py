@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from vllm_std.draft.setup import EAGER, FULL, TargetAsDraft
-from vllm_std.patches import worker
+from vllm_std.patches import connector, failures, metadata, spec_decode
 from vllm_std.selection import DensePass
 
 
@@ -32,7 +32,7 @@ class StdSpeculator(TargetAsDraft):
         try:
             return self._round(input_batch, *args, dummy_run=dummy_run, **kwargs)  # type: ignore[misc]
         except Exception as error:
-            if dummy_run or not worker.ranks_agree():  # else ranks would verify different drafts
+            if dummy_run or not failures.ranks_agree():  # else ranks would verify different drafts
                 raise
             self.faults.note("round", error)
             return self._blank(input_batch)
@@ -143,7 +143,7 @@ class StdSpeculator(TargetAsDraft):
         self.current_draft_step.zero_()
         if self.has_windows:
             self.true_lens.zero_()  # for rows that no request has
-        worker.prepare_decode_inputs(
+        spec_decode.prepare_decode_inputs(
             self.draft_tokens[:num_reqs, 0], input_batch.seq_lens, num_rejected, self.input_buffers,
             self.sample_src_positions, self.max_model_len, self.max_num_reqs,
         )  # fmt: skip
@@ -157,7 +157,7 @@ class StdSpeculator(TargetAsDraft):
         sync, num_tokens = None, num_reqs
         if dp_sync_state is not None:
             sync, num_tokens = self._build_uniform_batch_dp_sync(dp_sync_state, num_reqs)
-        batch_desc, sync = worker.dispatch_cg_and_sync_dp(
+        batch_desc, sync = spec_decode.dispatch_cg_and_sync_dp(
             self.decode_cudagraph_manager, num_reqs, num_tokens, 1, self.dp_size, self.dp_rank,
             need_eager=eager, dp_sync_state=sync,
         )  # fmt: skip
@@ -196,7 +196,7 @@ class StdSpeculator(TargetAsDraft):
         if not skip_attn:
             metadata = self._build_uniform_attn_metadata(batch_desc, num_reqs, 1, bound, step=1)
             slots = self.block_tables.slot_mappings[:, : batch_desc.num_tokens]
-            slots = worker.build_slot_mappings_by_layer(slots, self.kv_cache_config)
+            slots = spec_decode.build_slot_mappings_by_layer(slots, self.kv_cache_config)
             metadata = self._mask(metadata)
         with self._context(batch_desc.num_tokens, metadata, slots, across_dp, EAGER):
             for _ in range(gamma):
@@ -213,17 +213,17 @@ class StdSpeculator(TargetAsDraft):
     def _mask(self, attn_metadata: dict[str, Any]) -> dict[str, Any]:
         """Metadata of attention over the masks of this round, an object for each full layer; windowed layers attend to
         what they attend to in a dense pass."""
-        masked = worker.mask_metadata(attn_metadata, dict(zip(self.layers, self.selector.tables)))
-        worker.limit_length(masked, self.draft_max_seq_len, self.layer_list[0].num_kv_heads)
-        return masked | worker.windowed_metadata(attn_metadata, masked, self.true_lens, self.max_model_len)
+        masked = metadata.mask_metadata(attn_metadata, dict(zip(self.layers, self.selector.tables)))
+        metadata.limit_length(masked, self.draft_max_seq_len, self.layer_list[0].num_kv_heads)
+        return masked | metadata.windowed_metadata(attn_metadata, masked, self.true_lens, self.max_model_len)
 
     @contextmanager
     def _context(self, num_tokens: int, metadata, slots, across_dp, cg_mode) -> Iterator[None]:
         """What the model's layers look up while draft steps run."""
         of_the_batch = {"num_tokens": num_tokens, "num_tokens_across_dp": across_dp, "slot_mapping": slots}
-        descriptor = {"cudagraph_runtime_mode": cg_mode, "batch_descriptor": worker.BatchDescriptor(num_tokens)}
-        forward = worker.set_forward_context(metadata, self.vllm_config, **of_the_batch, **descriptor)
-        with worker.connector_muted(), forward:
+        descriptor = {"cudagraph_runtime_mode": cg_mode, "batch_descriptor": spec_decode.BatchDescriptor(num_tokens)}
+        forward = spec_decode.set_forward_context(metadata, self.vllm_config, **of_the_batch, **descriptor)
+        with connector.connector_muted(), forward:
             yield
 
     def _step(self, num_reqs: int, num_tokens: int, metadata, slots) -> None:
@@ -233,7 +233,7 @@ class StdSpeculator(TargetAsDraft):
             self.block_tables.compute_slot_mappings(*batch, self.input_buffers.positions[:num_reqs], num_tokens)
             self._update_true_lens(num_reqs)
             self._update_draft_decode_metadata(metadata, num_reqs)
-            worker.share_plan(self.attn_groups, metadata)
+            metadata.share_plan(self.attn_groups, metadata)
         self.current_draft_step.add_(1).clamp_(max=self.gamma)  # when graphs are captured, no round has begun
         self._generate_draft(num_reqs, num_tokens, metadata, slots, None, EAGER, self.gamma + 1)
 

@@ -9,6 +9,19 @@ from collections.abc import Iterator
 from importlib.metadata import entry_points
 from typing import Any
 
+from vllm_std.patches.wrapping import Patch
+
+BENCH = Patch(
+    name="bench",
+    replaces=(
+        "vllm.benchmarks.serve.benchmark and get_first_model_from_server, vllm.benchmarks.sweep.server.ServerProcess "
+        "(called); `vllm-std bench` and `demo` alone go there"
+    ),
+    why="`vllm bench serve` has no dataset of a user's own videos, and writes its results to files of its own",
+    upstream="none",
+    remove_when="vllm bench serve takes chat messages from a file",
+)
+
 START_S, GONE_S = 3600, 60  # a 72B takes minutes to load and compile
 
 

@@ -1,4 +1,4 @@
-"""Whether the installed vLLM fits: `seams.contract`, held against the functions and classes that are there."""
+"""Whether the installed vLLM fits: `patches.contract`, compared with the functions and classes that are there."""
 
 import inspect
 from functools import cache
@@ -13,20 +13,22 @@ TESTED_VLLM = ("0.32", "0.33")
 
 
 def require() -> None:
-    """Raise ValueError, in one sentence, where this vLLM does not fit; warn once where it does, and nobody tried it."""
+    """Raise ValueError, in one sentence, where this vLLM does not fit; warn once where it does and was not tested."""
     version = vllm_version()
-    for seam, says in misfits().items():
+    for patch, misfit in misfits().items():
         raise ValueError(
-            f"speculative method 'std' does not fit vLLM {version}, by its seam '{seam}': {says}. Install vLLM "
+            f"speculative method 'std' does not fit vLLM {version}, by its patch '{patch}': {misfit}. Install vLLM "
             f"{' or '.join(TESTED_VLLM)}, or a newer vllm-std; vLLM without 'std' is not affected."
         )
     if not tested():
         from vllm_std.faults import logger
 
         logger.warning_once(
-            "std: vllm-std %s was tested with vLLM %s, not with %s; all its seams are there and alike, so it starts.",
-            __version__, " and ".join(TESTED_VLLM), version,
-        )  # fmt: skip
+            "std: vllm-std %s was tested with vLLM %s, not with %s; all that it patches is there, so it starts.",
+            __version__,
+            " and ".join(TESTED_VLLM),
+            version,
+        )
 
 
 def tested() -> bool:
@@ -35,20 +37,20 @@ def tested() -> bool:
 
 @cache
 def misfits(tools: bool = False) -> dict[str, str]:
-    """{seam: what was expected and what was found} of each seam that does not fit; only the first thing of each.
+    """{name of a patch: what was expected and what was found}, of each that does not fit; only the first need of each.
 
-    tools: those of `vllm-std acceptance` and `bench` too. Imports the modules that the seams are in.
+    tools: those of `vllm-std acceptance` and `bench` too. Imports the modules of vLLM that patches use.
     """
-    found = {seam: misfit(needs) for seam, needs in CONTRACT.items() if tools or seam not in TOOLS}
-    return {seam: says for seam, says in found.items() if says}
+    found = {name: first_misfit(needs) for name, needs in CONTRACT.items() if tools or name not in TOOLS}
+    return {name: misfit for name, misfit in found.items() if misfit}
 
 
-def misfit(needs: tuple[Need, ...]) -> str | None:
-    return next((says for need in needs if (says := _unmet(need))), None)
+def first_misfit(needs: tuple[Need, ...]) -> str | None:
+    return next((misfit for need in needs if (misfit := _misfit(need))), None)
 
 
-def _unmet(need: Need) -> str | None:
-    """Expected and found, or None where both are alike."""
+def _misfit(need: Need) -> str | None:
+    """What was expected and what was found, or None where both are alike."""
     name = need.where.replace(":", ".").rstrip(".")
     try:
         there: Any = resolve_name(need.where)
@@ -95,8 +97,8 @@ def _parameters(signature: inspect.Signature) -> list[str]:
 
 
 def _names(owner: Any) -> set[str]:
-    """Attributes of a module or class, and those that its functions mention: what they set is not to be seen before
-    there is an instance."""
+    """Attributes of a module or class, and those that its functions mention, because what they set
+    is there in instances only."""
     found = set(dir(owner))
     for base in getattr(owner, "__mro__", ()):
         found.update(vars(base), vars(base).get("__annotations__", ()))

@@ -13,6 +13,22 @@ from vllm.config.compilation import CUDAGraphMode
 from vllm.v1.worker.gpu.attn_utils import get_varlen_cudagraph_unsupported_backend
 from vllm.v1.worker.gpu.cudagraph_utils import BatchExecutionDescriptor, CudaGraphManager, ModelCudaGraphManager
 
+from vllm_std.patches.wrapping import Patch
+
+VERIFY_GRAPHS = Patch(
+    name="verify graphs",
+    replaces=(
+        "ModelCudaGraphManager.__init__ and .capture (its batches: _capture_descs, _candidates); GPUModelRunner."
+        "prepare_inputs (InputBatch.max_query_len); AttentionMetadataBuilder.max_cudagraph_size of FlashAttention"
+    ),
+    why=(
+        "vLLM captures each draft length at each capture size, no passes of other lengths in one batch, and none above "
+        "512 tokens"
+    ),
+    upstream="vLLM #32374",
+    remove_when="graphs of mixed query lengths, as of adaptive verification, can be had by every method",
+)
+
 FULL = CUDAGraphMode.FULL
 
 
@@ -48,14 +64,14 @@ def planned(config, mixed: bool) -> list[dict[str, Any]]:
     return graphs
 
 
-def init(plain, self: ModelCudaGraphManager, *args, **kwargs) -> None:
+def init(original, self: ModelCudaGraphManager, *args, **kwargs) -> None:
     """ModelCudaGraphManager.__init__, before anybody knows what the attention backend can replay."""
-    plain(self, *args, **kwargs)
+    original(self, *args, **kwargs)
     if _of_std(self):
         choose(self, planned(self.vllm_config, mixed=False))
 
 
-def capture(plain, self: ModelCudaGraphManager, *args, **kwargs):
+def capture(original, self: ModelCudaGraphManager, *args, **kwargs):
     """ModelCudaGraphManager.capture(model, model_state, input_buffers, intermediate_tensors, block_tables, attn_groups,
     kv_cache_config, ...)."""
     if _of_std(self):
@@ -63,7 +79,7 @@ def capture(plain, self: ModelCudaGraphManager, *args, **kwargs):
         if get_varlen_cudagraph_unsupported_backend(groups, self.vllm_config, self.decode_query_len) is None:
             choose(self, planned(self.vllm_config, mixed=True))
         _allow_splits(groups, self._capture_descs[FULL][0].num_tokens)
-    return plain(self, *args, **kwargs)
+    return original(self, *args, **kwargs)
 
 
 def _of_std(manager: ModelCudaGraphManager) -> bool:
@@ -128,9 +144,9 @@ def _allow_splits(attn_groups, tokens: int) -> None:
                 builder.max_cudagraph_size = max(most, tokens)
 
 
-def prepare_inputs(plain, self, scheduler_output, batch_req_state, batch_desc, *args, **kwargs):
+def prepare_inputs(original, self, scheduler_output, batch_req_state, batch_desc, *args, **kwargs):
     """GPUModelRunner.prepare_inputs: what attention plans for a graph of mixed query lengths is what was captured."""
-    batch = plain(self, scheduler_output, batch_req_state, batch_desc, *args, **kwargs)
+    batch = original(self, scheduler_output, batch_req_state, batch_desc, *args, **kwargs)
     if batch_desc.max_query_len is not None:
         batch.max_query_len = batch_desc.max_query_len
     return batch

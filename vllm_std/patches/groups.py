@@ -1,4 +1,4 @@
-"""The layers of a target by what a draft step does with them, and their KV cache groups, metadata and lengths.
+"""The layers of a target by what a draft step does with them, and their KV cache groups.
 
 Full layers attend to the whole context, so drafts mask them. Windowed layers attend to a sliding window of it, which
 costs little: a draft step runs them as they are, over their own block table, with true lengths and true slots. With
@@ -6,19 +6,29 @@ vLLM's hybrid KV cache manager windowed layers have KV cache groups of their own
 freed; without it all layers share one group, and its blocks.
 """
 
-import copy
 from typing import Any
 
 import torch
-from torch import Tensor
 from vllm.config import get_layers_from_vllm_config
 from vllm.model_executor.layers.attention import Attention
 from vllm.v1.kv_cache_interface import FullAttentionSpec, SlidingWindowSpec
 from vllm.v1.worker.gpu.attn_utils import init_attn_backend
 from vllm.v1.worker.gpu.model_states.default import DefaultModelState
 
-from vllm_std.config import BACKENDS
-from vllm_std.models import FULL_ATTENTION
+from vllm_std.patches.wrapping import Patch
+from vllm_std.refusals import BACKENDS, FULL_ATTENTION, unsupported
+
+WINDOWED_LAYERS = Patch(
+    name="windowed layers",
+    replaces=(
+        "vllm.v1.worker.gpu.attn_utils.init_attn_backend (called, for groups of full and of windowed layers); "
+        "the lengths in the attention metadata of a draft step (others for windowed layers); Executor."
+        "initialize_from_config (the KV cache groups are noted, for the timed steps of calibration)"
+    ),
+    why="a speculator builds one metadata for all layers of a KV cache group, of one length for all groups",
+    upstream="none",
+    remove_when="metadata builders accept lengths per layer",
+)
 
 
 def attention_layers(vllm_config) -> dict[str, Attention]:
@@ -52,8 +62,7 @@ def require_masked_attention(vllm_config, model_state) -> None:
     elif type(model_state) is not DefaultModelState:
         reason = type(model_state).__name__
     if reason:
-        model = vllm_config.model_config.model
-        raise ValueError(f"speculative method 'std' does not support --model={model} ({reason}): {FULL_ATTENTION}.")
+        raise unsupported("--model", f"{vllm_config.model_config.model} ({reason})", FULL_ATTENTION)
 
 
 def draft_groups(vllm_config, kv_cache_config, device: torch.device, full: set[str]):
@@ -79,29 +88,4 @@ def require_backends(attn_groups) -> None:
     names = sorted({group.backend.get_name() for group in all_groups})
     updated = all(group.supports_draft_decode_metadata_update for group in all_groups)
     if len(names) > 1 or names[0] not in BACKENDS or not updated:
-        raise ValueError(
-            f"speculative method 'std' does not support --attention-backend={','.join(names)}: use "
-            f"{' or '.join(BACKENDS)}, one for all layers."
-        )
-
-
-def windowed_metadata(
-    metadata: dict[str, Any], masked: dict[str, Any], lengths: Tensor, max_seq_len: int
-) -> dict[str, Any]:
-    """Attention metadata of the layers that are not masked: the same, with the true lengths, [max_num_reqs] int32, of
-    which none is more than `max_seq_len`."""
-    made: dict[int, Any] = {}
-    for of_layer in (of_layer for name, of_layer in metadata.items() if name not in masked):
-        if id(of_layer) not in made:
-            true = made[id(of_layer)] = copy.copy(of_layer)
-            true.seq_lens, true.max_seq_len = lengths[: len(of_layer.seq_lens)], max_seq_len
-    return {name: made[id(of_layer)] for name, of_layer in metadata.items() if name not in masked}
-
-
-def share_plan(attn_groups, metadata: dict[str, Any]) -> None:
-    """Give all layers of a group the plan of the one that a backend updates, the first: it may be another object."""
-    for group in (group for groups in attn_groups for group in groups):
-        updated = metadata[group.layer_names[0]]
-        if hasattr(updated, "scheduler_metadata"):
-            for name in group.layer_names:
-                metadata[name].scheduler_metadata = updated.scheduler_metadata
+        raise unsupported("--attention-backend", ",".join(names), f"use {' or '.join(BACKENDS)}, one for all layers")

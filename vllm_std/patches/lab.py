@@ -18,7 +18,19 @@ from vllm import RequestOutput
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import RequestOutputKind
 
+from vllm_std.patches.wrapping import Patch
 from vllm_std.selection import Policy
+
+LAB = Patch(
+    name="lab",
+    replaces=(
+        "five parts of an in-process engine, listed in patches.lab; only `vllm-std acceptance` and scripts that "
+        "measure use it"
+    ),
+    why="vLLM counts drafts for all requests together, and fixes draft length and drafter at start-up",
+    upstream="none",
+    remove_when="RequestOutput tells the drafts of its request, and a speculator's options can change",
+)
 
 Passes = dict[str, list[tuple[int, int]]]
 

@@ -3,6 +3,25 @@
 from typing import Any
 
 from vllm_std.models import full_layers
+from vllm_std.patches.wrapping import Patch
+
+MEMORY = Patch(
+    name="memory",
+    replaces="vllm.v1.executor.Executor.determine_available_memory",
+    why=(
+        "key summaries grow with the number of KV blocks, which vLLM derives from all memory that is free; and vLLM "
+        "profiles its memory before there is a KV cache, which the tables and the workspace of selection belong to"
+    ),
+    upstream="none",
+    remove_when="a speculator can ask for memory by the KV block",
+)
+
+
+def determine_available_memory(original, self) -> list[int]:
+    """Executor.determine_available_memory: bytes for the KV cache of each worker, less what selection takes."""
+    memory = original(self)
+    fixed, share = needs(self.vllm_config, self.get_kv_cache_specs()[0])
+    return [int((available - fixed) / (1 + share)) for available in memory]
 
 
 def needs(vllm_config: Any, specs: dict[str, Any] | None = None) -> tuple[int, float]:

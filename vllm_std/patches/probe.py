@@ -5,8 +5,17 @@ from dataclasses import fields
 from difflib import get_close_matches
 from typing import Any
 
-from vllm_std.config import BACKENDS
 from vllm_std.faults import logger
+from vllm_std.patches.wrapping import Patch
+from vllm_std.refusals import BACKENDS
+
+BACKEND = Patch(
+    name="backend",
+    replaces="AttentionConfig.backend, where nobody has set it and the platform's first choice is none of std's",
+    why="on some GPUs vLLM's first choice is a backend that std does not draft on, and a method has no say in it",
+    upstream="none",
+    remove_when="a speculative method can name the attention backends it works with",
+)
 
 
 def device() -> dict[str, Any]:

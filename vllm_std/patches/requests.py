@@ -7,7 +7,21 @@ from vllm.sampling_params import SamplingParams
 from vllm.v1.engine.input_processor import InputProcessor
 
 from vllm_std.config import shown
-from vllm_std.patches.wrapping import is_std, wrap
+from vllm_std.patches.wrapping import Patch, is_std, wrap
+
+REQUESTS = Patch(
+    name="requests",
+    replaces=(
+        "vllm.v1.engine.input_processor.InputProcessor._validate_params; SamplingParams._validate_spec_decode (passed "
+        "over)"
+    ),
+    why=(
+        "vllm_xargs reaches the scheduler unchecked, where an error would end the engine; and requests with min_p or "
+        "logit_bias are refused with any speculative method, though Model Runner V2 verifies with both"
+    ),
+    upstream="none",
+    remove_when="a plugin can check vllm_xargs before a request is queued; vLLM refuses them on Model Runner V1 alone",
+)
 
 WORDS = {"false": False, "true": True}
 
@@ -27,16 +41,16 @@ def opts_out(params) -> bool:
     )  # fmt: skip
 
 
-def _validate_params(plain, self, params, *args, **kwargs):
+def _validate_params(original, self, params, *args, **kwargs):
     if is_std(self.vllm_config):
         opts_out(params)
-    return plain(self, params, *args, **kwargs)
+    return original(self, params, *args, **kwargs)
 
 
-def _validate_spec_decode(plain, self, speculative_config, *args, **kwargs):
+def _validate_spec_decode(original, self, speculative_config, *args, **kwargs):
     """min_p and logit_bias, which vLLM refuses with drafts, because Model Runner V1 had to; V2 verifies with them."""
     if getattr(speculative_config, "method", None) != "std":
-        plain(self, speculative_config, *args, **kwargs)
+        original(self, speculative_config, *args, **kwargs)
 
 
 def install() -> None:

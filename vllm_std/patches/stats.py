@@ -1,4 +1,4 @@
-"""The statistics' side of the seam ledger: from the scheduler to the metrics, through what vLLM sends anyway.
+"""Statistics from the scheduler to the metrics, through what vLLM sends anyway.
 
 The scheduler's statistics reach the front end as a dataclass, `SchedulerStats`, which has no room for those of others.
 So it is given a field, once std is asked for; where one process knows of the field and the other does not, msgspec
@@ -20,7 +20,18 @@ from vllm.v1.metrics.stats import SchedulerStats
 
 from vllm_std.faults import Faults, logger
 from vllm_std.metrics import Interval, StdProm
-from vllm_std.patches.wrapping import is_std, wrap
+from vllm_std.patches.wrapping import Patch, is_std, wrap
+
+STATS = Patch(
+    name="stats",
+    replaces=(
+        "vllm.v1.metrics.stats.SchedulerStats (a field `std`), StatLoggerManager.__init__ (a logger after vLLM's own), "
+        "and, after an engine without std in one process, vllm.v1.engine.core_client.EngineCoreOutputs (a subclass)"
+    ),
+    why="nothing carries statistics of others to the front end, and a stat logger plugin turns statistics on for all",
+    upstream="none",
+    remove_when="SchedulerStats carries what a scheduler adds, and a method can bring a stat logger",
+)
 
 
 def install() -> None:
@@ -65,8 +76,8 @@ def _arrives() -> bool:
     return received.scheduler_stats.std is not None
 
 
-def _init_manager(plain, self, vllm_config, *args, **kwargs):
-    plain(self, vllm_config, *args, **kwargs)
+def _init_manager(original, self, vllm_config, *args, **kwargs):
+    original(self, vllm_config, *args, **kwargs)
     if not is_std(vllm_config):
         return
     # After vLLM's own, which begin by taking every metric of an earlier engine out of the registry, std's among them.

@@ -13,6 +13,19 @@ from vllm.v1.worker.gpu.sample.gumbel import apply_temperature
 from vllm.v1.worker.gpu.sample.min_p import apply_min_p
 from vllm.v1.worker.gpu.sample.states import SamplingStates
 
+from vllm_std.patches.wrapping import Patch
+
+TRUNCATION = Patch(
+    name="truncation",
+    replaces=(
+        "GPUModelRunner.load_model (hands the sampler's states on); DraftModelSpeculator.compute_draft_logits; "
+        "vLLM's kernels for temperature, min-p, top-k and top-p (called)"
+    ),
+    why="vLLM draws drafts by temperature alone, and loses those that a request's top-k, top-p or min-p leave out",
+    upstream="none",
+    remove_when="vLLM's speculators draft with them",
+)
+
 
 class Truncation:
     """What requests leave out, by their rows in vLLM's request state, always at the same addresses.
@@ -43,3 +56,12 @@ class Truncation:
         apply_min_p(scaled, rows, self.min_p)
         scaled = apply_top_k_top_p(scaled, self.top_k[rows], self.top_p[rows])
         return logits.masked_fill(scaled == -torch.inf, -torch.inf)
+
+
+def load_model(original, self, *args, **kwargs):
+    """GPUModelRunner.load_model: the runner's sampler, made here, knows what requests leave out."""
+    loaded = original(self, *args, **kwargs)
+    drafts_by_std = hasattr(self.speculator, "truncation")
+    if drafts_by_std and self.sampler is not None and self.speculator.draft_logits is not None:
+        self.speculator.truncation = Truncation(self.sampler.sampling_states, self.device)
+    return loaded

@@ -24,7 +24,7 @@ def check(model: str | None, options: dict[str, Any]) -> list[Finding]:
     found = [_vllm()]
     if not found[0].ok:
         return found
-    found += [_plugin(), _seams(), _runner(), _device()]
+    found += [_plugin(), _patches(), _runner(), _device()]
     return found + _model(model, options) if model and all(finding.ok is not False for finding in found) else found
 
 
@@ -45,7 +45,7 @@ def _vllm() -> Finding:
         return Finding("vLLM", False, f"not installed for {sys.executable}: install vllm 0.32 or 0.33 beside vllm-std.")
     if fit.tested():
         return Finding("vLLM", True, version)
-    return Finding("vLLM", None, f"{version}, which was not tested: the seams below say whether it fits")
+    return Finding("vLLM", None, f"{version}, which was not tested: the patches below say whether it fits")
 
 
 def _plugin() -> Finding:
@@ -57,31 +57,29 @@ def _plugin() -> Finding:
     return Finding("plugin", True, "vLLM loads it")
 
 
-def _seams() -> Finding:
+def _patches() -> Finding:
     from vllm_std.patches import fit
     from vllm_std.patches.contract import CONTRACT
-    from vllm_std.patches.ledger import LEDGER
 
     try:
         fit.require()
     except ValueError as error:
-        return Finding("seams", False, str(error))
+        return Finding("patches", False, str(error))
     names = sum(map(len, CONTRACT.values()))
-    return Finding("seams", True, f"all {len(LEDGER)} of the ledger fit, in the {names} names listed below")
+    return Finding("patches", True, f"all {len(CONTRACT)} of the ledger fit, in the {names} names listed below")
 
 
 def contract(found: list[Finding]) -> list[dict[str, Any]]:
-    """What each seam needs of vLLM, and whether it is there, a JSON object for each name; of no vLLM nothing."""
+    """What each patch needs of vLLM, and whether it is there, a JSON object for each name; of no vLLM nothing."""
     from vllm_std.patches import fit
     from vllm_std.patches.contract import CONTRACT
-    from vllm_std.patches.ledger import LEDGER
 
-    if all(finding.name != "seams" for finding in found):
+    if all(finding.name != "patches" for finding in found):
         return []
     return [
-        {"seam": seam.name, "how": need.how, "where": need.where, "what": need.what, "misfit": fit.misfit((need,))}
-        for seam in LEDGER
-        for need in CONTRACT[seam.name]
+        {"patch": name, "how": need.how, "where": need.where, "what": need.what, "misfit": fit.first_misfit((need,))}
+        for name, needs in CONTRACT.items()
+        for need in needs
     ]
 
 
@@ -100,8 +98,8 @@ def _device() -> Finding:
 
 
 def _model(model: str, options: dict[str, Any]) -> list[Finding]:
-    from vllm_std.config import BACKENDS
     from vllm_std.patches import probe
+    from vllm_std.refusals import BACKENDS
     from vllm_std.tools import forecast
 
     given = {"spec_method": "std"} | options
@@ -140,17 +138,17 @@ def table(found: list[Finding]) -> Table:
     return shown
 
 
-def seam_table(found: list[Finding]) -> Table:
-    """The names of vLLM's inside that each seam uses."""
-    shown = Table("", "seam", "uses in vLLM", box=None)
+def patches_table(found: list[Finding]) -> Table:
+    """The names of vLLM's inside that each patch uses."""
+    shown = Table("", "patch", "uses in vLLM", box=None)
     for need in contract(found):
         module, _, path = need["where"].partition(":")
-        shown.add_row(MARKS[need["misfit"] is None], need["seam"], f"{need['how']} {module} {path}".rstrip())
+        shown.add_row(MARKS[need["misfit"] is None], need["patch"], f"{need['how']} {module} {path}".rstrip())
     return shown
 
 
 def as_json(found: list[Finding]) -> dict[str, Any]:
-    return {"ok": works(found), "findings": [asdict(finding) for finding in found], "seams": contract(found)}
+    return {"ok": works(found), "findings": [asdict(finding) for finding in found], "patches": contract(found)}
 
 
 def works(found: list[Finding]) -> bool:

@@ -147,7 +147,7 @@ def check(
     else:
         console = terminal(sys.stdout)
         console.print(checks.table(found))
-        console.print(checks.seam_table(found))
+        console.print(checks.patches_table(found))
     raise typer.Exit(not checks.works(found))
 
 

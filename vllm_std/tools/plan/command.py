@@ -58,6 +58,7 @@ def plan(
 def _plan(model, gpu, batch, context, gammas, ks, shares, cache_dtype, workers, assumed):
     """Raises ValueError for what does not work, naming it."""
     from vllm_std.models import load, longest_context
+    from vllm_std.refusals import refuse_model
     from vllm_std.roofline.estimate import Shape, device_named
     from vllm_std.tools.plan.predict import LEAST_K, Load
     from vllm_std.tools.plan.report import Plan
@@ -73,6 +74,7 @@ def _plan(model, gpu, batch, context, gammas, ks, shares, cache_dtype, workers, 
             "each position, or one number."
         )
     device, config = device_named(gpu), load(model)
+    refuse_model(model, config)
     longest = longest_context(config)
     if longest is not None and context > longest:
         raise ValueError(f"--context {context} does not work: {model} ends at {longest} tokens; give at most those.")
