@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from vllm_std.draft.setup import EAGER, FULL, TargetAsDraft
-from vllm_std.patches import connector, failures, metadata, spec_decode
+from vllm_std.patches import connector, failures, spec_decode
+from vllm_std.patches.metadata import limit_length, mask_metadata, share_plan, windowed_metadata
 from vllm_std.selection import DensePass
 
 
@@ -213,9 +214,9 @@ class StdSpeculator(TargetAsDraft):
     def _mask(self, attn_metadata: dict[str, Any]) -> dict[str, Any]:
         """Metadata of attention over the masks of this round, an object for each full layer; windowed layers attend to
         what they attend to in a dense pass."""
-        masked = metadata.mask_metadata(attn_metadata, dict(zip(self.layers, self.selector.tables)))
-        metadata.limit_length(masked, self.draft_max_seq_len, self.layer_list[0].num_kv_heads)
-        return masked | metadata.windowed_metadata(attn_metadata, masked, self.true_lens, self.max_model_len)
+        masked = mask_metadata(attn_metadata, dict(zip(self.layers, self.selector.tables)))
+        limit_length(masked, self.draft_max_seq_len, self.layer_list[0].num_kv_heads)
+        return masked | windowed_metadata(attn_metadata, masked, self.true_lens, self.max_model_len)
 
     @contextmanager
     def _context(self, num_tokens: int, metadata, slots, across_dp, cg_mode) -> Iterator[None]:
@@ -233,7 +234,7 @@ class StdSpeculator(TargetAsDraft):
             self.block_tables.compute_slot_mappings(*batch, self.input_buffers.positions[:num_reqs], num_tokens)
             self._update_true_lens(num_reqs)
             self._update_draft_decode_metadata(metadata, num_reqs)
-            metadata.share_plan(self.attn_groups, metadata)
+            share_plan(self.attn_groups, metadata)
         self.current_draft_step.add_(1).clamp_(max=self.gamma)  # when graphs are captured, no round has begun
         self._generate_draft(num_reqs, num_tokens, metadata, slots, None, EAGER, self.gamma + 1)
 
