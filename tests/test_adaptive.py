@@ -65,7 +65,7 @@ def test_a_step_without_drafts_costs_what_a_plain_one_does(engines, models, monk
     for name in ("_observe", "_select", "_draft", "_begin"):
         monkeypatch.setattr(speculator, name, lambda *_, name=name, **__: asked.append(name))
     lengths = draft_lengths(llm, monkeypatch, [0])
-    monkeypatch.setattr(speculator.queries, "see", lambda layer, query, starts: asked.append(query.shape[0]))
+    monkeypatch.setattr(speculator.queries, "capture", lambda layer, query, starts: asked.append(query.shape[0]))
     manager = scheduler_of(llm).kv_cache_manager
     allocate, reserved = manager.allocate_slots, []
 

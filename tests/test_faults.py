@@ -36,7 +36,7 @@ def places(llm) -> dict:
         "inputs of a draft": (speculator, "_begin", "round"),
         "a draft step": (speculator, "_run_model", "round"),
         "sampling a draft": (speculator, "sample_draft", "round"),
-        "queries of the target's own pass": (speculator.queries, "see", "round"),
+        "queries of the target's own pass": (speculator.queries, "capture", "round"),
         "the choice of a length": (scheduler, "choose", "scheduler"),
         "outcomes": (scheduler.outcomes, "observe", "scheduler"),
         "step times": (scheduler, "_measure", "scheduler"),
