@@ -24,11 +24,11 @@ def test_libraries_that_a_cpu_needs_preloaded(preloaded, monkeypatch):
     monkeypatch.setenv("LD_PRELOAD", preloaded)
     missing = [library for library in ("libiomp", "libtcmalloc") if library not in preloaded]
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    said = list(advice.of_the_machine("cpu"))
+    said = list(advice.machine_advice("cpu"))
     assert len(said) == len(missing) and all(library in says for library, says in zip(missing, said))
-    assert not list(advice.of_the_machine("cuda"))
+    assert not list(advice.machine_advice("cuda"))
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    assert "interpreter" in list(advice.of_the_machine("cpu"))[-1]
+    assert "interpreter" in list(advice.machine_advice("cpu"))[-1]
 
 
 @pytest.mark.parametrize("block_size, top_k, few", [(128, 1024, True), (128, 4096, False), (32, 1024, False)])
@@ -45,7 +45,7 @@ def test_blocks_so_large_that_the_mask_has_few(block_size, top_k, few):
 @pytest.mark.unit
 def test_more_sequences_than_fit(reqs, said):
     mask = MaskShape.plan(1024, 16, 64, 16, 32768)
-    found = list(advice.of_the_batch(reqs, 40 * mask.max_length, mask, 2**20))
+    found = list(advice.batch_advice(reqs, 40 * mask.max_length, mask, 2**20))
     assert bool(found) == said
     if said:
         assert f"--max-num-seqs {reqs} is far more than the 40 requests" in found[0] and "984 MiB less" in found[0]

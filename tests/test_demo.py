@@ -8,9 +8,9 @@ import pytest
 from conftest import ROOT
 from typer.testing import CliRunner
 
-from vllm_std.tools.bench.run import SIDES, own_servers
+from vllm_std.tools.bench.sides import SIDES, own_servers
 from vllm_std.tools.cli import app
-from vllm_std.tools.demo import MODEL, clients, command, servers
+from vllm_std.tools.demo import MODEL, clients, run, servers
 from vllm_std.tools.demo.ask import Question
 from vllm_std.tools.demo.sign_video import SignVideo
 
@@ -53,7 +53,7 @@ def test_clients_at_once_are_answered_alike_and_timed(tmp_path, monkeypatch, cap
     servers.use_all_cores()
     engine = servers.for_many({"enforce_eager": True, "dtype": "float32", "max_model_len": 4096}, 2, all_frames=False)
     with servers.started(own_servers(MODEL, engine, {"calibrate": False}), SIDES, at_a_time=2) as server:
-        said = command._race(server, clients.Clients(questions, tokens=200, turns=2), False, print)
+        said = run.compare_speed(clients.Clients(questions, tokens=200, turns=2), server, False, print)
     printed = capsys.readouterr().out
     assert said["answers_equal"] == 2 and said["answers_right"] == {"plain": 2, "std": 2}
     low, high = said["times_faster_range"]

@@ -8,13 +8,13 @@ from conftest import Acceptance, std, token_prompts
 from typer.testing import CliRunner
 from vllm import SamplingParams
 
-from vllm_std.tools import prompts as asked
 from vllm_std.tools.acceptance import grid, run
 from vllm_std.tools.acceptance.records import Records, count
 from vllm_std.tools.acceptance.stats import difference, ratio
 from vllm_std.tools.acceptance.summary import summarise
 from vllm_std.tools.cli import app
 from vllm_std.tools.demo.sign_video import SignVideo
+from vllm_std.tools.prompts import load_prompts
 
 TOKENS, GAMMA = 16, 3
 WORDS = "clock sign scene small orange diamond upper left navy video from until describe follow".split()
@@ -96,7 +96,7 @@ def test_four_prompts_have_no_interval():
 
 @pytest.mark.unit
 def test_refresh_makes_no_cells_of_policies_that_select_once():
-    cells = grid.make("verify,text", "0.05", "3", "1,4", "0")
+    cells = grid.make_cells("verify,text", "0.05", "3", "1,4", "0")
     assert [(cell.policy, cell.refresh) for cell in cells] == [("verify", 1), ("text", 1), ("verify", 4)]
 
 
@@ -146,12 +146,12 @@ def test_prompts_are_read_from_every_kind_of_file(tmp_path):
     (tmp_path / "b.txt").write_text("three\nlines")
     (tmp_path / "v.mp4").touch()
     (tmp_path / "v.json").write_text('{"questions": [{"task": "list", "question": "what?", "answer": "that"}]}')
-    read = asked.load([tmp_path / "a.jsonl", tmp_path / "b.txt"], [tmp_path])
+    read = load_prompts([tmp_path / "a.jsonl", tmp_path / "b.txt"], [tmp_path])
     assert [(prompt.id, prompt.task) for prompt in read] == [("a:1", None), ("x", "t"), ("b", None), ("v:1", "list")]
     video, question = read[-1].messages[0]["content"]
     assert video["video_url"]["url"] == (tmp_path / "v.mp4").as_uri() and question["text"] == "what?"
     with pytest.raises(ValueError, match="two prompts have the id 'a:1'"):
-        asked.load([tmp_path / "a.jsonl"] * 2, [])
+        load_prompts([tmp_path / "a.jsonl"] * 2, [])
 
 
 @pytest.mark.unit

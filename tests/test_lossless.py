@@ -1,7 +1,7 @@
 """Greedy tokens with std equal plain vLLM's, in float32, whatever the policy, draft length, budget or prompt."""
 
 import pytest
-from conftest import SIGN_MODEL, SMOLLM2, Acceptance, draft_lengths, greedy, keep_async, std, token_prompts
+from conftest import ROOT, SIGN_MODEL, SMOLLM2, Acceptance, draft_lengths, greedy, keep_async, std, token_prompts
 from tiny_models import SUPPORTED_TEXT, SUPPORTED_VIDEO, noise_video, video_prompt
 from vllm import SamplingParams
 
@@ -84,7 +84,7 @@ def test_video_models(engines, plain, models, name):
 @pytest.mark.supports("trained models: SmolLM2-135M, the bundled video model")
 def test_trained_text_model(engines, plain):
     """SmolLM2-135M on real text."""
-    text = (SIGN_MODEL.parent / "sign_video.py").read_text()
+    text = (ROOT / "tests/source_text.txt").read_text()
     prompts = [text[:1800] + "\nThe function above", "Once upon a time there was"]
     expected = plain(SMOLLM2, prompts, 24)
     llm = engines(SMOLLM2, std(top_k=256))

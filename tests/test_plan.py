@@ -26,8 +26,9 @@ from vllm_std.models import load as load_config  # noqa: E402
 from vllm_std.refusals import refuse_model  # noqa: E402
 from vllm_std.roofline.estimate import Shape, device_named, estimate, for_engine, kv_seconds, pass_parts  # noqa: E402
 from vllm_std.tools.cli import app  # noqa: E402
-from vllm_std.tools.plan.limits import memory, shares  # noqa: E402
-from vllm_std.tools.plan.predict import Load, best_of, cells, plain_seconds, tokens_a_round  # noqa: E402
+from vllm_std.tools.plan.limits import memory_need, time_shares  # noqa: E402
+from vllm_std.tools.plan.predict import fastest, plain_seconds, predictions, tokens_per_step  # noqa: E402
+from vllm_std.tools.plan.workload import Workload  # noqa: E402
 
 pytestmark = pytest.mark.unit
 
@@ -44,12 +45,12 @@ def shape_of(fields: dict, **options) -> Shape:
     return Shape.of(CONFIG[fields["model_type"]](**fields), **options)
 
 
-def load(batch=32, context=32000, fields=QWEN2_7B, p=0.9, gpu="H100", ks=(1024,), **options) -> Load:
-    return Load(shape_of(fields, **options), device_named(gpu), batch, context, (1, 2, 3, 5, 7), ks, (p,))
+def workload(batch=32, context=32000, fields=QWEN2_7B, p=0.9, gpu="H100", ks=(1024,), **options) -> Workload:
+    return Workload(shape_of(fields, **options), device_named(gpu), batch, context, (1, 2, 3, 5, 7), ks, (p,))
 
 
 def best(**options) -> float:
-    return best_of(cells(load(**options))).speedup
+    return fastest(predictions(workload(**options))).speedup
 
 
 # ------------------------------------------------------------ times that were measured
@@ -57,15 +58,15 @@ def best(**options) -> float:
 
 @pytest.mark.parametrize("step", MEASURED["steps"], ids=lambda step: "{batch}x{context}".format(**step))
 def test_plain_steps_take_what_was_measured(step):
-    asked = load(step["batch"], step["context"], gpu=MEASURED["device"])
+    asked = workload(step["batch"], step["context"], gpu=MEASURED["device"])
     costs = estimate(asked.shape, asked.device, MaskShape.plan(1024, 16, 64, 16, 32000), 32, 7)
     assert 1e3 * costs.round(0, asked.batch, asked.kv) == pytest.approx(step["ms"], rel=0.1)
     assert 1e3 * plain_seconds(asked) == pytest.approx(step["ms"], rel=0.1)
 
 
 def test_attention_over_a_mask_takes_what_was_measured():
-    asked, attention = load(), MEASURED["attention_of_one_layer"]
-    cell = best_of(cells(asked))
+    asked, attention = workload(), MEASURED["attention_of_one_layer"]
+    cell = fastest(predictions(asked))
     masked = cell.draft_ms - 1e3 * sum(pass_parts(asked.shape, asked.device, asked.batch).values())
     assert masked == pytest.approx(asked.shape.layers * attention["masked_ms"], rel=0.1)
     # Alone, a layer's dense attention took longer than its share of a whole step.
@@ -74,9 +75,11 @@ def test_attention_over_a_mask_takes_what_was_measured():
 
 
 def test_a_draft_step_costs_a_third_of_a_plain_one_at_32x32k_and_nearly_all_of_it_at_batch_1():
-    share = {batch: best_of(cells(load(batch))).draft_ms / 1e3 / plain_seconds(load(batch)) for batch in (1, 32)}
+    draft_ms = {batch: fastest(predictions(workload(batch))).draft_ms for batch in (1, 32)}
+    share = {batch: ms / 1e3 / plain_seconds(workload(batch)) for batch, ms in draft_ms.items()}
     assert 0.25 < share[32] < 0.33 and 0.88 < share[1] < 0.95
-    assert 1.6 < best_of(cells(load())).select_ms < 4, "what it reads takes 1.6 ms at the full rate of the memory"
+    select_ms = fastest(predictions(workload())).select_ms
+    assert 1.6 < select_ms < 4, "what it reads takes 1.6 ms at the full rate of the memory"
 
 
 # ------------------------------------------------------------ times that gpu_day.sh has measured
@@ -89,8 +92,8 @@ def compare(rows: list[dict]) -> list[tuple[float, str]]:
         if row["rate"] is None or row["gamma"] == "adaptive" or row["options"]["method"] != "std" or not row["ratios"]:
             continue
         fields, top_k = SHAPES[row["model"]] | (TINY if row["tiny"] else {}), row["options"]["top_k"]
-        asked = load(row["batch"], row["context"], fields, row["rate"], row["device"], (top_k,))
-        (cell,) = cells(replace(asked, gammas=(row["gamma"],)))
+        asked = workload(row["batch"], row["context"], fields, row["rate"], row["device"], (top_k,))
+        (cell,) = predictions(replace(asked, gammas=(row["gamma"],)))
         ratio = cell.speedup / median(row["ratios"])
         name = "{part} {batch} x {context:,} gamma={gamma} p={rate}".format(**row)
         found.append((ratio, f"{name} K={top_k}: {ratio:.2f} of what was measured"))
@@ -102,7 +105,7 @@ def made_up_records(off: dict[int, float]) -> list[dict]:
     shared = dict(what="cell", part="7b", model="qwen2-7b", batch=32, context=32000, temperature=0.0, call="one")
     shared |= dict(device=MEASURED["device"], vllm="0", source="0", tiny=False, options=std(top_k=1024))
     speeds = [(0, None, 1000.0), (0, None, 990.0)]
-    speeds += [(cell.gamma, 0.9, 1000.0 * cell.speedup / off.get(cell.gamma, 1.0)) for cell in cells(load())]
+    speeds += [(cell.gamma, 0.9, 1000.0 * cell.speedup / off.get(cell.gamma, 1.0)) for cell in predictions(workload())]
     return [
         shared | dict(side="std" if place else "plain", visit=place > 0, gamma=gamma, rate=rate)
         | {"turns": [{"tokens_per_s": speed}]}
@@ -139,7 +142,7 @@ def test_speedup_grows_with(name, values):
 
 
 def test_one_request_of_a_gqa_model_gains_nothing_and_one_of_an_mha_model_does():
-    assert all(cell.speedup < 1 for cell in cells(load(batch=1)))
+    assert all(cell.speedup < 1 for cell in predictions(workload(batch=1)))
     assert best(batch=1, fields=VICUNA_7B) > 1.1
     wins = [next(b for b in range(1, 99) if best(batch=b, context=8192, fields=f) > 1) for f in (QWEN2_7B, VICUNA_7B)]
     assert wins[0] > wins[1]
@@ -177,8 +180,8 @@ GEMMA_27B = dict(full_models.MODELS["gemma-3-27b"][1], dtype="bfloat16")
 GEMMA_4 = dict(full_models.MODELS["gemma-4-31b"][1], dtype="bfloat16")
 
 
-def windowed(config, context=65536, batch=8, **options) -> Load:
-    return Load(Shape.of(config, **options), device_named("H100"), batch, context, (1, 3, 5), (1024,), (0.9,))
+def windowed(config, context=65536, batch=8, **options) -> Workload:
+    return Workload(Shape.of(config, **options), device_named("H100"), batch, context, (1, 3, 5), (1024,), (0.9,))
 
 
 def test_kv_of_sliding_windows_is_bounded():
@@ -195,9 +198,9 @@ def test_kv_of_sliding_windows_is_bounded():
         )
         one, two = map(plain_seconds, loads)
         assert two - one == pytest.approx(8 * context * kv_seconds(shape, loads[0].device))
-        drafts = [best_of(cells(load)).draft_ms for load in loads]
+        drafts = [fastest(predictions(load)).draft_ms for load in loads]
         assert drafts[0] == pytest.approx(drafts[1]), "a mask is as long, and so are the windows"
-        sizes = [memory(load)["kv_bytes"] / 8 - shape.window_bytes(context) for load in loads]
+        sizes = [memory_need(load)["kv_bytes"] / 8 - shape.window_bytes(context) for load in loads]
         assert sizes[1] / sizes[0] == pytest.approx(2, rel=0.01)
 
 
@@ -235,7 +238,8 @@ def test_a_draft_pass_of_many_requests_reads_the_experts_that_a_dense_pass_reads
     assert many.shape.weights_read(64) == pytest.approx(many.shape.weights + many.shape.experts, rel=0.01)
     assert few.shape.weights_read(1) < 0.4 * many.shape.weights_read(64)
     for load in (few, many):
-        weights = shares(load, best_of(cells(load)))["draft step"]["weights"] * best_of(cells(load)).draft_ms / 1e3
+        best = fastest(predictions(load))
+        weights = time_shares(load, best)["draft step"]["weights"] * best.draft_ms / 1e3
         read = load.shape.weights_read(load.batch) / (0.85 * load.device.bandwidth)
         assert weights == pytest.approx(read, rel=0.01)
 
@@ -255,7 +259,7 @@ def test_a_model_is_refused_by_what_its_config_says(config, reason, tmp_path):
 
 
 def test_shares_by_position_are_the_tokens_they_add():
-    assert tokens_a_round((0.5,), 2) == 1.75 and tokens_a_round((0.5, 0.25, 0.2), 2) == 1.75
+    assert tokens_per_step((0.5,), 2) == 1.75 and tokens_per_step((0.5, 0.25, 0.2), 2) == 1.75
 
 
 @pytest.mark.parametrize("says, name", [
@@ -280,10 +284,10 @@ def test_what_is_assumed_of_std_is_what_std_does():
     from vllm_std.roofline import estimate as roofline
     from vllm_std.roofline import shape
     from vllm_std.selection import reading, summaries
-    from vllm_std.tools.plan import predict
+    from vllm_std.tools.plan import workload as planned_for
 
     assert (roofline.CANDIDATES, roofline.GRANULE) == (reading.CANDIDATES, summaries.GRANULE)
-    assert (predict.SINK, predict.RECENT) == (StdConfig.sink, StdConfig.recent)
+    assert (planned_for.SINK, planned_for.RECENT) == (StdConfig.sink, StdConfig.recent)
     assert tuple(shape.CACHE_BYTES) == CACHE_DTYPES
 
 
@@ -305,12 +309,12 @@ def engine_config(folder: Path, **options):
 
 
 def test_an_engine_gets_the_costs_of_a_plan(folder):
-    engine, asked = engine_config(folder, dtype="bfloat16"), load()
+    engine, asked = engine_config(folder, dtype="bfloat16"), workload()
     assert Shape.of(engine.model_config) == asked.shape
     costs = for_engine(engine, "NVIDIA H100 80GB HBM3")
     assert costs.table(0, 32, asked.kv) == pytest.approx(plain_seconds(asked))
-    (five,) = (cell for cell in cells(asked) if cell.gamma == 5)
-    assert 1e3 * costs.table(5, 32, asked.kv) == pytest.approx(five.round_ms, rel=0.01)
+    (five,) = (cell for cell in predictions(asked) if cell.gamma == 5)
+    assert 1e3 * costs.table(5, 32, asked.kv) == pytest.approx(five.step_ms, rel=0.01)
     assert costs.source == "estimated from the data sheet of H100"
 
 
@@ -347,7 +351,7 @@ def told(folder, *args, batch=32, context=32000) -> str:
 
 def test_the_table_names_the_best_cell_and_what_limits_it(folder):
     output = told(folder, "--acceptance", 0.9, "--gamma", "1,5", "--k", "1024,2048")
-    five = next(cell for cell in cells(load()) if cell.gamma == 5)
+    five = next(cell for cell in predictions(workload()) if cell.gamma == 5)
     assert "on H100, 32 requests of 32,000 tokens" in output and "K = 2,048" in output
     assert f"*{five.speedup:.2f}x" in output and output.count("*") == 1
     assert '--speculative-config \'{"method": "std", "num_speculative_tokens": 5, "top_k": 1024}\'' in output
@@ -365,10 +369,10 @@ def test_where_no_length_wins_it_says_so(folder):
 
 def test_json_is_json_alone(folder):
     given = json.loads(told(folder, "--acceptance", "0.9,0.8,0.7", "--gamma", "1,3", "--k", 1024, "--json"))
-    (one, three) = given["cells"]
+    (one, three) = given["predictions"]
     assert given["best"] == three and one["speedup"] < three["speedup"] and given["memory"]["fits"] is True
     assert given["acceptance"] == [0.9, 0.8, 0.7] and given["acceptance_is"] == "given"
-    plain, whole = given["plain_ms"], three["round_ms"]
+    plain, whole = given["plain_ms"], three["step_ms"]
     assert three["speedup"] == pytest.approx((1 + 0.9 + 0.8 + 0.7) * plain / whole)
     assert whole == pytest.approx(3 * three["draft_ms"] + three["select_ms"] + three["verify_ms"])
     assert json.loads(told(folder, "--json", batch=1))["best"] is None

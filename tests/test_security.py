@@ -21,14 +21,14 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Modules that open files for writing: the cost table, and what a user of the command line names.
 WRITERS = {
     "control/costs.py",
-    "cli.py",
-    "lab/records.py",
-    "lab/plot.py",
-    "plan/plot.py",
-    "bench/command.py",
-    "bench/report.py",
-    "demo/questions.py",
-    "demo/sign_video.py",
+    "tools/acceptance/command.py",
+    "tools/acceptance/plot.py",
+    "tools/acceptance/records.py",
+    "tools/bench/command.py",
+    "tools/bench/plot.py",
+    "tools/demo/questions.py",
+    "tools/demo/sign_video.py",
+    "tools/plan/plot.py",
 }
 NO_IMPORTS = {
     "pickle", "cPickle", "cloudpickle", "dill", "marshal", "shelve", "ctypes", "cffi", "subprocess", "socket", "ssl",

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from conftest import SIGN_MODEL, SMOLLM2, Acceptance, greedy, std, token_prompts
+from conftest import ROOT, SMOLLM2, Acceptance, greedy, std, token_prompts
 from tiny_models import WINDOWED, WINDOWED_IMAGES, image_prompt, noise_video
 
 SHORT, LONG = token_prompts([1, 45, 60], seed=9), token_prompts([300, 97, 620], seed=9)
@@ -69,7 +69,7 @@ def trained(tmp_path_factory):
 
 
 def test_verify_drafts_better_than_streaming_where_full_layers_matter(engines, plain, trained):
-    text = (SIGN_MODEL.parent / "sign_video.py").read_text()
+    text = (ROOT / "tests/source_text.txt").read_text()
     prompts = [text[:4000] + "\nThe function above", text[2000:6000] + "\n\nclass "]
     expected, rates = plain(trained, prompts, 32, max_model_len=2048), {}
     for selection in ("verify", "streaming"):

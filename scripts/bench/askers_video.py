@@ -26,11 +26,12 @@ from vllm_std.selection import loops, native, plain, reading
 from vllm_std.selection.policies import Verify
 from vllm_std.selection.queries import QueryWindow
 from vllm_std.selection.selector import Selector
-from vllm_std.tools import prompts as asked
 from vllm_std.tools.acceptance import run as lab
 from vllm_std.tools.acceptance.grid import Cell
 from vllm_std.tools.acceptance.policies import POLICIES
 from vllm_std.tools.acceptance.records import Records
+from vllm_std.tools.acceptance.settings import LabSettings
+from vllm_std.tools.prompts import load_prompts
 
 ENGINE = {"dtype": "float32", "block_size": 32, "enforce_eager": True, "max_model_len": 9216}
 ENGINE |= {"max_num_batched_tokens": 9216, "kv_cache_memory_bytes": 800_000_000}
@@ -164,8 +165,8 @@ def main(model: str, videos: Path, out: Path, cells: list[str], limit: int | Non
     for policy, k, gamma, heat in (text.split(",") for text in cells):
         POLICIES.setdefault(policy, Verify()).parts = policy.split(":")[1:]
         grid.append(Cell(policy, float(k) if "." in k else int(k), int(gamma), 1, float(heat)))
-    plan = lab.Plan(model, grid, TOKENS, TOGETHER, limit, 0, SINK, RECENT, ENGINE)
-    records, prompts = Records(out), asked.load([], [videos])
+    plan = LabSettings(model, grid, TOKENS, TOGETHER, limit, 0, SINK, RECENT, ENGINE)
+    records, prompts = Records(out), load_prompts([], [videos])
     if lab.missing(plan, prompts, records):
         lab.run(lab.start(plan, [videos]), plan, prompts, records, Console(stderr=True))
 

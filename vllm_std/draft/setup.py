@@ -137,9 +137,9 @@ class TargetAsDraft(spec_decode.TargetDependentARSpeculator):
         """Say what costs speed; bytes_each: that std keeps for each of max_num_seqs requests."""
         cache, mask = self.vllm_config.cache_config, self.selector.mask
         costs = [
-            *advice.of_the_machine(self.device.type),
-            *advice.of_the_mask(self.speculative_config, mask.block_size),
-            *advice.of_the_batch(self.max_num_reqs, cache.num_gpu_blocks * cache.block_size, mask, bytes_each),
+            *advice.machine_advice(self.device.type),
+            *advice.mask_advice(self.speculative_config, mask.block_size),
+            *advice.batch_advice(self.max_num_reqs, cache.num_gpu_blocks * cache.block_size, mask, bytes_each),
         ]
         if costs:
             logger.warning_once("std: it could be faster here. %s", " ".join(costs))

@@ -3,6 +3,7 @@
 from contextlib import suppress
 from dataclasses import fields
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from vllm_std.faults import logger
@@ -27,6 +28,13 @@ def device() -> dict[str, Any]:
         found["capability"] = ".".join(map(str, current_platform.get_device_capability()))
         found["memory_gib"] = round(current_platform.get_device_total_memory() / 2**30, 1)
     return found
+
+
+def cache_folder() -> Path:
+    """Where std keeps files from one start to the next, inside vLLM's own cache; may not be there yet."""
+    from vllm import envs
+
+    return Path(envs.VLLM_CACHE_ROOT) / "vllm_std"
 
 
 def engine_config(model: str, options: dict[str, Any]) -> Any:

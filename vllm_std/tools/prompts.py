@@ -1,31 +1,45 @@
-"""Prompts of the lab: text from JSONL or plain files, questions about videos from folders."""
+"""Prompts of users: text from JSONL or plain files, questions about videos from folders."""
 
 import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
+
+PromptFiles = Annotated[
+    list[Path], typer.Option("--prompts", help='JSONL of {"prompt"} or {"messages"}, or .txt; repeatable')
+]
+VideoFolders = Annotated[
+    list[Path], typer.Option("--videos", help="folder of mp4 files with questions in JSON; repeatable")
+]
 
 
 @dataclass(frozen=True)
 class Prompt:
+    """messages: as for a chat completion; a video is a `video_url` with a file:// URL.
+
+    answer: the right one, where it is known.
+    """
+
     id: str
     task: str | None
-    messages: list[dict[str, Any]]  # as for a chat completion; a video is a `video_url` with a file:// URL
-    answer: str | None = None  # the right one, where it is known
+    messages: list[dict[str, Any]]
+    answer: str | None = None
 
 
-def load(files: list[Path], folders: list[Path]) -> list[Prompt]:
+def load_prompts(files: list[Path], folders: list[Path]) -> list[Prompt]:
     """All prompts of the files and video folders, in order. Raises ValueError naming what cannot be read."""
     prompts = [prompt for file in files for prompt in from_file(file)]
     prompts += [prompt for folder in folders for prompt in from_videos(folder)]
     if not prompts:
         raise ValueError("there are no prompts: give --prompts FILE or --videos DIR.")
-    seen: set[str] = set()
+    ids: set[str] = set()
     for prompt in prompts:
-        if prompt.id in seen:
+        if prompt.id in ids:
             raise ValueError(f"two prompts have the id {prompt.id!r}: give each an id of its own.")
-        seen.add(prompt.id)
+        ids.add(prompt.id)
     return prompts
 
 
@@ -34,7 +48,7 @@ def from_file(file: Path) -> list[Prompt]:
     if not file.is_file():
         raise ValueError(f"--prompts {file} is not a file: give JSONL with a prompt a line, or a .txt file.")
     if file.suffix == ".txt":
-        return [Prompt(file.stem, None, _user(file.read_text()))]
+        return [Prompt(file.stem, None, user_message(file.read_text()))]
     lines = enumerate(file.read_text().splitlines(), 1)
     return [_from_line(f"{file.stem}:{number}", line, f"{file}:{number}") for number, line in lines if line.strip()]
 
@@ -42,7 +56,7 @@ def from_file(file: Path) -> list[Prompt]:
 def _from_line(default_id: str, line: str, where: str) -> Prompt:
     try:
         given = json.loads(line)
-        messages = given["messages"] if "messages" in given else _user(given["prompt"])
+        messages = given["messages"] if "messages" in given else user_message(given["prompt"])
     except (json.JSONDecodeError, KeyError, TypeError):
         raise ValueError(f'{where} is not {{"prompt": "..."}} or {{"messages": [...]}} as JSON on one line.') from None
     return Prompt(str(given.get("id", default_id)), given.get("task"), messages, given.get("answer"))
@@ -64,12 +78,13 @@ def _from_video(video: Path) -> list[Prompt]:
         raise ValueError(f'--videos: {video} has no JSON {{"questions": [{{"question": "..."}}]}} beside it.') from None
     url = {"type": "video_url", "video_url": {"url": video.resolve().as_uri()}}
     return [
-        Prompt(f"{video.stem}:{number}", task, _user([url, {"type": "text", "text": text}]), answer)
+        Prompt(f"{video.stem}:{number}", task, user_message([url, {"type": "text", "text": text}]), answer)
         for number, (text, task, answer) in enumerate(asked, 1)
     ]
 
 
-def _user(content: str | list) -> list[dict[str, Any]]:
+def user_message(content: str | list) -> list[dict[str, Any]]:
+    """A conversation of one message."""
     return [{"role": "user", "content": content}]
 
 

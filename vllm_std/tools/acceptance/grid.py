@@ -1,13 +1,17 @@
 """The grid: every combination of selection policy, K, draft length, refresh and temperature is one cell."""
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import Any
 
 
 @dataclass(frozen=True)
 class Cell:
+    """k: tokens, or a share of the context; gamma: draft length, in tokens; refresh: rounds between selections."""
+
     policy: str
-    k: int | float  # tokens, or a share of the context
+    k: int | float
     gamma: int
     refresh: int
     temperature: float
@@ -33,21 +37,24 @@ def show_k(k: int | float) -> str:
     return f"{100 * k:.3g} %" if isinstance(k, float) else f"{k}"
 
 
-def make(policies: str, ks: str, gammas: str, refreshes: str, temperatures: str) -> list[Cell]:
-    """Cells from comma-separated options. Raises ValueError naming the option, its value and what works."""
+def make_cells(policies: str, ks: str, gammas: str, refreshes: str, temperatures: str) -> list[Cell]:
+    """Cells from options of values separated by commas. Raises ValueError naming the option and what works."""
     from vllm_std.config import STATIC_POLICIES
     from vllm_std.tools.acceptance.policies import POLICIES
 
-    names = _parse("--policy", policies, str, lambda name: name in POLICIES, f"names among {', '.join(POLICIES)}")
-    budgets = _parse("--k", ks, _k, _good_k, "whole tokens (512) or shares of the context (0.05)")
+    whole = "whole numbers >= 1"
+    names = _values("--policy", policies, str, POLICIES.__contains__, f"names among {', '.join(POLICIES)}")
+    budgets = _values("--k", ks, _k, _good_k, "whole tokens (512) or shares of the context (0.05)")
     if len({type(k) for k in budgets}) > 1:
         raise ValueError(f"--k {ks} mixes tokens and shares of the context: give one kind.")
-    whole = "whole numbers >= 1"
-    lengths = _parse("--gamma", gammas, int, lambda n: n >= 1, whole)
-    rounds = _parse("--refresh", refreshes, int, lambda n: n >= 1, whole)
-    heats = _parse("--temperature", temperatures, float, lambda t: 0 <= t <= 10, "numbers from 0 to 10")
-    every = itertools.product(heats, lengths, rounds, budgets, names)
-    return list(dict.fromkeys(Cell(p, k, g, 1 if p in STATIC_POLICIES else r, t) for t, g, r, k, p in every))
+    lengths = _values("--gamma", gammas, int, lambda length: length >= 1, whole)
+    intervals = _values("--refresh", refreshes, int, lambda interval: interval >= 1, whole)
+    heats = _values("--temperature", temperatures, float, lambda heat: 0 <= heat <= 10, "numbers from 0 to 10")
+    cells = [
+        Cell(policy, k, gamma, 1 if policy in STATIC_POLICIES else refresh, temperature)
+        for temperature, gamma, refresh, k, policy in itertools.product(heats, lengths, intervals, budgets, names)
+    ]
+    return list(dict.fromkeys(cells))  # a policy that selects once has one cell for all values of refresh
 
 
 def _k(text: str) -> int | float:
@@ -58,11 +65,12 @@ def _good_k(k: int | float) -> bool:
     return 0 < k <= 1 if isinstance(k, float) else k >= 1
 
 
-def _parse(option: str, given: str, kind, good, works: str) -> list:
+def _values(option: str, text: str, kind: Callable, good: Callable[[Any], bool], works: str) -> list:
+    """Values of a `kind` that are all `good`, each once; works: what they are, for the error."""
     try:
-        values = [kind(part.strip()) for part in given.split(",")]
+        values = [kind(part.strip()) for part in text.split(",")]
     except ValueError:
         values = [None]
     if not all(value is not None and good(value) for value in values):
-        raise ValueError(f"{option} {given} does not work: give {works}, separated by commas.")
+        raise ValueError(f"{option} {text} does not work: give {works}, separated by commas.")
     return list(dict.fromkeys(values))

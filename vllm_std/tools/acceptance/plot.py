@@ -7,16 +7,15 @@ K: what is accepted where all before it were, and tokens of a round that ends th
 from collections import defaultdict
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from vllm_std.tools.acceptance.grid import show_k
 
-SIZE = (6, 4)  # inches
+SIZE = (6, 4)  # inches of a picture with one panel
 
 
-def plot(summary: dict, out: Path) -> None:
-    """All pictures, from what `report.summarise` returns."""
-    import matplotlib
-
-    matplotlib.use("Agg")
+def save_plots(summary: dict, out: Path) -> None:
+    """All pictures, from what `summary.summarise` returns, as PNG in the folder `out`."""
     cells = [cell for cell in summary["cells"] if cell["acceptance"] is not None]
     if cells:
         _by_k(cells).savefig(out / "acceptance.png", dpi=150)
@@ -35,9 +34,7 @@ def _lines(cells: list[dict]) -> dict[str, list[dict]]:
     return lines
 
 
-def _by_k(cells: list[dict]):
-    from matplotlib.figure import Figure
-
+def _by_k(cells: list[dict]) -> Figure:
     figure = Figure(SIZE, layout="constrained")
     axes = figure.subplots()
     for number, (label, those) in enumerate(_lines(cells).items()):
@@ -63,9 +60,7 @@ def _errors(values: list[float], intervals: list[list[float] | None]) -> tuple[l
     return below, [max(0, high - value) for value, (_, high) in zip(values, ends)]
 
 
-def _by_position(cells: list[dict], name: str, interval: str, says: str):
-    from matplotlib.figure import Figure
-
+def _by_position(cells: list[dict], name: str, interval: str, says: str) -> Figure:
     ks = sorted({cell["k"] for cell in cells})
     figure = Figure((3.2 * len(ks) + 1, SIZE[1]), layout="constrained")
     panels = figure.subplots(1, len(ks), sharey=True, squeeze=False)[0]

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-RESAMPLES = 4000
-LEAST = 5  # prompts; an interval from fewer would promise what a bootstrap cannot keep
+RESAMPLES = 4000  # draws of a bootstrap
+FEWEST = 5  # prompts with an interval; one from fewer would promise what a bootstrap cannot keep
 
 
 def ratio(drafted: np.ndarray, accepted: np.ndarray) -> tuple[float, list[float] | None]:
@@ -21,7 +21,7 @@ def difference(drafted: np.ndarray, accepted: np.ndarray) -> tuple[float, list[f
 
 def _draws(prompts: int) -> np.ndarray:
     """[resamples, prompts] indices, the same in every call; none where prompts are too few for an interval."""
-    return np.random.default_rng(0).integers(0, prompts, (RESAMPLES if prompts >= LEAST else 0, prompts))
+    return np.random.default_rng(0).integers(0, prompts, (RESAMPLES if prompts >= FEWEST else 0, prompts))
 
 
 def _share(drafted: np.ndarray, accepted: np.ndarray, drawn: np.ndarray) -> np.ndarray:

@@ -1,21 +1,23 @@
 """Both sides of the comparison, in turns, on the same prompts."""
 
 import base64
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from vllm_std.patches import benchmark
+from vllm_std.tools.bench.sides import PLAIN, SIDES, ServerOf, turns
 from vllm_std.tools.prompts import Prompt
 
-SIDES = ("plain", "std")
-LEAVE_OUT = {"vllm_xargs": {"std": False}}
+WITHOUT_STD = {"vllm_xargs": {"std": False}}  # fields of a request that a server with std shall not draft for
+Results = dict[str, dict[int, list[dict[str, Any]]]]  # side: {concurrency: what vLLM's benchmark found, by repeat}
 
 
 @dataclass(frozen=True)
-class Load:
+class BenchSettings:
     """concurrency: requests at a time, one run for each; repeats: turns of each side; tokens: most of an answer."""
 
     prompts: list[Prompt]
@@ -25,56 +27,32 @@ class Load:
     repeats: int
 
 
-Found = dict[str, dict[int, list[dict[str, Any]]]]
-Server = Callable[[str], AbstractContextManager[str]]  # side: base URL of a server, as long as it is needed
+def run(
+    settings: BenchSettings, server_of: ServerOf, one_server: bool, at_once: bool, say: Callable[[str], None]
+) -> Results:
+    """What `vllm bench serve` measures of each side.
 
-
-def own_servers(model: str, engine: dict[str, Any], std: dict[str, Any]) -> Server:
-    """A server for each side: plain vLLM does not load the plugin."""
-    from vllm_std.patches import benchmark as seam
-
-    def server(side: str):
-        return seam.served(model, engine | ({"speculative_config": {"method": "std"} | std} if side == "std" else {}))
-
-    return server
-
-
-def running_server(url: str) -> Server:
-    return lambda side: nullcontext(url.rstrip("/"))
-
-
-def run(load: Load, server: Server, one_server: bool, at_once: bool, say: Callable[[str], None]) -> Found:
-    """{side: {concurrency: what vLLM's benchmark found in each repeat}}.
-
-    The sides take turns, and so does which of them is the first. Each server is asked all prompts once before anything
-    is measured, so that both sides find them in their prefix caches, as far as those reach. one_server: std's own,
-    which plain requests leave std out on; at_once: whether the servers of both sides run all the time.
+    Each server is asked all prompts once before anything is measured, so that both sides find them in their prefix
+    caches, as far as those reach. one_server: std's own, which plain requests leave std out on; at_once: whether the
+    servers of both sides run all the time; say: told what happens now. Raises ValueError where a request fails.
     """
-    from vllm_std.patches import benchmark as seam
-
-    conversations = [[inlined(message) for message in prompt.messages] for prompt in load.prompts]
-    found: Found = {side: {concurrency: [] for concurrency in load.concurrency} for side in SIDES}
+    conversations = [[inlined(message) for message in prompt.messages] for prompt in settings.prompts]
+    results: Results = {side: {concurrency: [] for concurrency in settings.concurrency} for side in SIDES}
     with ExitStack() as stack:
-        urls = {side: stack.enter_context(server(side)) for side in SIDES} if at_once else {}
-        for repeat, side in in_turns(load.repeats):
-            body = {"temperature": load.temperature} | (LEAVE_OUT if one_server and side == "plain" else {})
-            with nullcontext(urls[side]) if at_once else server(side) as url:
+        urls = {side: stack.enter_context(server_of(side)) for side in SIDES} if at_once else {}
+        for repeat, side in turns(settings.repeats):
+            fields: dict[str, Any] = {"temperature": settings.temperature}
+            fields |= WITHOUT_STD if one_server and side == PLAIN else {}
+            with nullcontext(urls[side]) if at_once else server_of(side) as url:
                 if repeat == 0 or not at_once:
                     say(f"{side}: warming up")
-                    seam.measure(url, conversations, load.tokens, max(load.concurrency), body)
-                for concurrency in load.concurrency:
-                    say(f"{side}: {concurrency} at a time, {repeat + 1} of {load.repeats}")
-                    result = seam.measure(url, conversations, load.tokens, concurrency, body)
+                    benchmark.measure(url, conversations, settings.tokens, max(settings.concurrency), fields)
+                for concurrency in settings.concurrency:
+                    say(f"{side}: {concurrency} at a time, {repeat + 1} of {settings.repeats}")
+                    result = benchmark.measure(url, conversations, settings.tokens, concurrency, fields)
                     _refuse_failures(result, side)
-                    found[side][concurrency].append(result)
-    return found
-
-
-def in_turns(repeats: int) -> Iterator[tuple[int, str]]:
-    """(repeat, side): so many turns of each side; which of them is the first changes."""
-    for repeat in range(repeats):
-        for side in SIDES if repeat % 2 == 0 else reversed(SIDES):
-            yield repeat, side
+                    results[side][concurrency].append(result)
+    return results
 
 
 def _refuse_failures(result: dict[str, Any], side: str) -> None:
@@ -84,13 +62,13 @@ def _refuse_failures(result: dict[str, Any], side: str) -> None:
 
 
 def inlined(message: dict[str, Any]) -> dict[str, Any]:
-    """A message whose video files are in it: a server may read no files of ours."""
+    """A message whose video files are in it: a server may not read our files."""
     if isinstance(message["content"], str):
         return message
-    return message | {"content": [_inlined(part) for part in message["content"]]}
+    return message | {"content": [_inlined_part(part) for part in message["content"]]}
 
 
-def _inlined(part: dict[str, Any]) -> dict[str, Any]:
+def _inlined_part(part: dict[str, Any]) -> dict[str, Any]:
     url = part.get("video_url", {}).get("url", "")
     if not url.startswith("file://"):
         return part

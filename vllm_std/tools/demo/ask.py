@@ -7,6 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from openai import AsyncOpenAI
+
+from vllm_std.patches import benchmark
+
+USAGE: Any = {"include_usage": True, "continuous_usage_stats": True}  # of a stream; the second is vLLM's own
+
 
 @dataclass(frozen=True)
 class Question:
@@ -33,34 +39,35 @@ Ask = Callable[..., Coroutine[Any, Any, Answer]]  # `ask` without url and model
 
 def asker(url: str) -> Ask:
     """`ask` for the server there. Raises ValueError where none answers."""
-    from vllm_std.patches import benchmark as bench
-
-    return partial(ask, url, bench.model_of(url)[0])
+    return partial(ask, url, benchmark.model_of(url)[0])
 
 
 async def ask(
-    url: str, model: str, question: Question, tokens: int, came: Callable[[str, int], None], sent: bool = False
+    url: str, model: str, question: Question, tokens: int, on_text: Callable[[str, int], None], known: bool = False
 ) -> Answer:
-    """Ask greedily, for at most so many tokens; came: told of each piece of text, and of the tokens so far.
+    """Ask greedily, for at most so many tokens; on_text: told of each piece of text, and of the tokens so far.
 
-    sent: the server has been asked about this video and keeps it, so that it is only named.
+    known: the server has been asked about this video and keeps it, so that it is only named.
     """
-    from openai import AsyncOpenAI
-
-    video = {}
-    if not sent:
-        video["url"] = f"data:video/mp4;base64,{base64.b64encode(question.video.read_bytes()).decode()}"
-    content: list[Any] = [{"type": "video_url", "video_url": video, "uuid": question.video.name}]
-    content.append({"type": "text", "text": question.text})
-    counted: Any = {"include_usage": True, "continuous_usage_stats": True}  # the second is vLLM's own
     async with AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
         stream = await client.chat.completions.create(
-            model=model, messages=[{"role": "user", "content": content}],
-            temperature=0, max_tokens=tokens, stream=True, stream_options=counted,
+            model=model, messages=_messages(question, known),
+            temperature=0, max_tokens=tokens, stream=True, stream_options=USAGE,
         )  # fmt: skip
-        text, number = "", 0
+        text = ""
+        count = 0
         async for chunk in stream:
             piece = (chunk.choices[0].delta.content or "") if chunk.choices else ""
-            text, number = text + piece, chunk.usage.completion_tokens if chunk.usage else number
-            came(piece, number)
-    return Answer(text, number)
+            text += piece
+            count = chunk.usage.completion_tokens if chunk.usage else count
+            on_text(piece, count)
+    return Answer(text, count)
+
+
+def _messages(question: Question, known: bool) -> Any:
+    """vLLM keeps a video by its uuid."""
+    video: dict[str, str] = {}
+    if not known:
+        video["url"] = f"data:video/mp4;base64,{base64.b64encode(question.video.read_bytes()).decode()}"
+    named = {"type": "video_url", "video_url": video, "uuid": question.video.name}
+    return [{"role": "user", "content": [named, {"type": "text", "text": question.text}]}]

@@ -5,19 +5,20 @@ turns, because how fast a machine is changes from one second to the next.
 """
 
 import asyncio
-import statistics
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from statistics import median
 from typing import Any
 
-from vllm_std.tools.bench.run import SIDES, Server, in_turns
+from vllm_std.tools.bench.ratio import ratio_of
+from vllm_std.tools.bench.sides import PLAIN, SIDES, STD, ServerOf, turns
 from vllm_std.tools.demo.ask import Answer, Ask, Question, asker
 
-Show = Callable[[int], None]  # tokens of a turn so far
-Watch = Callable[[str], AbstractContextManager[Show]]  # side: whatever shows one of its turns
+ShowTokens = Callable[[int], None]  # told of the tokens of a turn so far
+Watch = Callable[[str], AbstractContextManager[ShowTokens]]  # side: whatever shows one of its turns
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Clients:
 
 
 @dataclass
-class Side:
+class SideTurns:
     """seconds, tokens: of each turn, of all its answers; answers: of the last turn."""
 
     seconds: list[float] = field(default_factory=list)
@@ -42,7 +43,8 @@ class Side:
         """Tokens per second of each turn."""
         return [tokens / seconds for tokens, seconds in zip(self.tokens, self.seconds)]
 
-    def turn(self, ask: Ask, clients: Clients, watched: AbstractContextManager[Show]) -> None:
+    def take(self, ask: Ask, clients: Clients, watched: AbstractContextManager[ShowTokens]) -> None:
+        """A turn."""
         with watched as show:
             begun = time.perf_counter()
             self.answers = asyncio.run(_ask_all(ask, clients, show))
@@ -50,21 +52,21 @@ class Side:
         self.tokens.append(sum(answer.tokens for answer in self.answers))
 
 
-def race(clients: Clients, server: Server, at_once: bool, watch: Watch) -> dict[str, Side]:
+def take_turns(clients: Clients, server_of: ServerOf, at_once: bool, watch: Watch) -> dict[str, SideTurns]:
     """What each side did. at_once: whether both servers fit the machine; else std's starts when plain's has ended.
 
     Raises ValueError where a server does not start.
     """
-    found = {side: Side() for side in SIDES}
+    taken = {side: SideTurns() for side in SIDES}
     for together in [SIDES] if at_once else [[side] for side in SIDES]:
         with ExitStack() as stack:
-            asks = {side: asker(stack.enter_context(server(side))) for side in together}
+            asks = {side: asker(stack.enter_context(server_of(side))) for side in together}
             for side in together:
                 _warm_up(asks[side], clients)
-            for _, side in in_turns(clients.turns):
+            for _, side in turns(clients.turns):
                 if side in asks:
-                    found[side].turn(asks[side], clients, watch(side))
-    return found
+                    taken[side].take(asks[side], clients, watch(side))
+    return taken
 
 
 def _warm_up(ask: Ask, clients: Clients) -> None:
@@ -72,44 +74,42 @@ def _warm_up(ask: Ask, clients: Clients) -> None:
     asyncio.run(ask(clients.questions[0], 1, lambda *_: None))
 
 
-async def _ask_all(ask: Ask, clients: Clients, show: Show) -> list[Answer]:
-    so_far = [0] * len(clients.questions)
+async def _ask_all(ask: Ask, clients: Clients, show: ShowTokens) -> list[Answer]:
+    tokens_so_far = [0] * len(clients.questions)
 
-    def came(client: int, piece: str, tokens: int) -> None:
-        so_far[client] = tokens
-        show(sum(so_far))
+    def on_text(client: int, piece: str, tokens: int) -> None:
+        tokens_so_far[client] = tokens
+        show(sum(tokens_so_far))
 
     asked = enumerate(clients.questions)
-    each = (ask(question, clients.tokens, partial(came, client), sent=True) for client, question in asked)
+    each = (ask(question, clients.tokens, partial(on_text, client), known=True) for client, question in asked)
     return await asyncio.gather(*each)
 
 
-# ------------------------------------------------------------ what it says
-
-
-def summary(clients: Clients, found: dict[str, Side]) -> dict[str, Any]:
-    from vllm_std.tools.bench.report import ratios
-
-    plain, std = (found[side] for side in SIDES)
-    said: dict[str, Any] = {
-        "clients": len(clients.questions), "turns": clients.turns,
-        **ratios("times_faster", list(zip(std.rates, plain.rates))),
-        "tokens_per_second": {side: statistics.median(found[side].rates) for side in SIDES},
+def summarise(clients: Clients, taken: dict[str, SideTurns]) -> dict[str, Any]:
+    """For JSON."""
+    plain, std = taken[PLAIN], taken[STD]
+    summary: dict[str, Any] = {
+        "clients": len(clients.questions),
+        "turns": clients.turns,
+        **ratio_of([ours / theirs for ours, theirs in zip(std.rates, plain.rates)]).fields("times_faster"),
+        "tokens_per_second": {side: median(taken[side].rates) for side in SIDES},
         "answers_equal": sum(one.text == other.text for one, other in zip(plain.answers, std.answers)),
-    }  # fmt: skip
+    }
     if any(question.right for question in clients.questions):
-        said["answers_right"] = {
-            side: sum(map(Answer.is_right, found[side].answers, clients.questions)) for side in SIDES
+        summary["answers_right"] = {
+            side: sum(map(Answer.is_right, taken[side].answers, clients.questions)) for side in SIDES
         }
-    return said
+    return summary
 
 
-def sentence(said: dict[str, Any]) -> str:
-    low, high = said["times_faster_range"]
-    plain, std = (said["tokens_per_second"][side] for side in SIDES)
-    text = f"{said['clients']} clients at once: std is {said['times_faster']:.2f} times as fast as plain vLLM "
-    text += f"({low:.2f} to {high:.2f} in {said['turns']} turns; {std:.0f} tokens/s, plain {plain:.0f}). "
-    text += f"{said['answers_equal']} of {said['clients']} answers are word for word plain vLLM's"
-    if "answers_right" in said:
-        text += f"; {said['answers_right']['std']} of std's are right, {said['answers_right']['plain']} of plain vLLM's"
+def sentence(summary: dict[str, Any]) -> str:
+    low, high = summary["times_faster_range"]
+    plain, std = (summary["tokens_per_second"][side] for side in SIDES)
+    text = f"{summary['clients']} clients at once: std is {summary['times_faster']:.2f} times as fast as plain vLLM "
+    text += f"({low:.2f} to {high:.2f} in {summary['turns']} turns; {std:.0f} tokens/s, plain {plain:.0f}). "
+    text += f"{summary['answers_equal']} of {summary['clients']} answers are word for word plain vLLM's"
+    if "answers_right" in summary:
+        right = summary["answers_right"]
+        text += f"; {right[STD]} of std's are right, {right[PLAIN]} of plain vLLM's"
     return f"{text}."

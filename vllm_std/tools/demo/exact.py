@@ -2,13 +2,18 @@
 
 import asyncio
 import json
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vllm_std.tools.bench.run import Server
+from openai import OpenAI
+from prometheus_client.parser import text_string_to_metric_families
+
+from vllm_std.tools.bench.sides import PLAIN, STD, ServerOf
 from vllm_std.tools.demo.ask import Answer, Question, asker
 
+Show = Callable[..., None]  # `typer.echo`, or what says nothing
+# Names of the demo for counters of vLLM.
 COUNTED = {
     "drafted": "vllm:spec_decode_num_draft_tokens_total",
     "accepted": "vllm:spec_decode_num_accepted_tokens_total",
@@ -16,37 +21,45 @@ COUNTED = {
 }
 
 
-def compare(server: Server, model: str, std: dict[str, Any], question: Question, tokens: int, show) -> dict[str, Any]:
-    """What both servers answered and counted; model, std: its name and std's options, to be shown.
+def compare(
+    server_of: ServerOf, question: Question, tokens: int, show: Show, commands: dict[str, str]
+) -> dict[str, Any]:
+    """What both servers answered and counted, for JSON; commands: that start them, to be shown.
 
     Raises ValueError where a server does not start.
     """
     show(f"video:    {question.video}\nquestion: {question.text}")
-    show(f"\n$ vllm serve {Path(model).name} --speculative-config '{json.dumps(std)}'")
-    drafted, counted = _asked(server("std"), question, tokens, show)
-    show(f"\n$ vllm serve {Path(model).name}")
-    plain, passes = _asked(server("plain"), question, tokens, show)
-    rate = round(counted["accepted"] / counted["drafted"], 4) if counted["drafted"] else None
-    found: dict[str, Any] = {"tokens": drafted.tokens} | counted | {"plain_target_passes": passes["target_passes"]}
-    found |= {"acceptance_rate": rate, "greedy_equal": drafted.text == plain.text}
-    return found | ({"answer_is_right": drafted.is_right(question)} if question.right else {})
+    answers, counts = {}, {}
+    for side in (STD, PLAIN):
+        show(f"\n$ {commands[side]}")
+        with server_of(side) as url:
+            answers[side], counts[side] = _ask_and_count(url, question, tokens, show)
+    drafted, accepted = counts[STD]["drafted"], counts[STD]["accepted"]
+    found = {
+        "tokens": answers[STD].tokens,
+        **counts[STD],
+        "plain_target_passes": counts[PLAIN]["target_passes"],
+        "acceptance_rate": round(accepted / drafted, 4) if drafted else None,
+        "greedy_equal": answers[STD].text == answers[PLAIN].text,
+    }
+    return found | ({"answer_is_right": answers[STD].is_right(question)} if question.right else {})
 
 
-def _asked(
-    running: AbstractContextManager[str], question: Question, tokens: int, show
-) -> tuple[Answer, dict[str, int]]:
+def serve_commands(model: str, std: dict[str, Any]) -> dict[str, str]:
+    """By side, as a user would type them; std: options of std."""
+    plain = f"vllm serve {Path(model).name}"
+    return {PLAIN: plain, STD: f"{plain} --speculative-config '{json.dumps(std)}'"}
+
+
+def _ask_and_count(url: str, question: Question, tokens: int, show: Show) -> tuple[Answer, dict[str, int]]:
     """(answer, by how much each of COUNTED rose)"""
-    with running as url:
-        before = _counters(url)
-        answer = asyncio.run(asker(url)(question, tokens, lambda piece, _: show(piece, nl=False)))
-        show("")
-        return answer, {metric: value - before[metric] for metric, value in _counters(url).items()}
+    before = _counters(url)
+    answer = asyncio.run(asker(url)(question, tokens, lambda piece, _: show(piece, nl=False)))
+    show("")
+    return answer, {name: value - before[name] for name, value in _counters(url).items()}
 
 
 def _counters(url: str) -> dict[str, int]:
-    from openai import OpenAI
-    from prometheus_client.parser import text_string_to_metric_families
-
     text = OpenAI(base_url=url, api_key="none").get("/metrics", cast_to=str)
     found = {sample.name: sample.value for family in text_string_to_metric_families(text) for sample in family.samples}
     return {name: int(found.get(metric, 0)) for name, metric in COUNTED.items()}

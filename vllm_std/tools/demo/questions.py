@@ -3,19 +3,21 @@
 from importlib.util import find_spec
 from pathlib import Path
 
+from vllm_std.patches import probe
 from vllm_std.tools.demo.ask import Question
+from vllm_std.tools.demo.sign_video import TASKS, SignVideo
 
-TASKS, SENTENCES = ("range", "list", "follow"), 16  # of the clients' questions and their answers
+SHORT_SCENES = 100  # of the video of the first question: 1,800 visual tokens
+SHORT_SENTENCES = 9  # of its answer
+LONG_SCENES = 450  # of the video of the clients: 8,100 visual tokens
+LONG_SENTENCES = 16  # of each of their answers
 
 
-def one(video: Path | None, question: str | None) -> Question:
-    """About a generated video of 1,800 visual tokens unless another is given, in no order.
-
-    Raises ValueError for a video without a question.
-    """
+def one_question(video: Path | None, question: str | None) -> Question:
+    """About a generated video unless another is given. Raises ValueError for a video without a question."""
     if video is None:
-        path, signs = _written("demo.mp4", scenes=100)
-        asked = signs.ask("list", sentences=9)
+        path, signs = _generated("demo.mp4", SHORT_SCENES)
+        asked = signs.ask("list", SHORT_SENTENCES)
         return Question(path, question) if question else Question(path, asked["question"], asked["answer"])
     if question is None:
         raise ValueError("--video needs --question.")
@@ -24,26 +26,24 @@ def one(video: Path | None, question: str | None) -> Question:
     return Question(video, question)
 
 
-def several(video: Path | None, question: str | None, clients: int) -> list[Question]:
-    """The given question for each client, else each its own; about a generated video of 8,100 visual tokens."""
+def client_questions(video: Path | None, question: str | None, clients: int) -> list[Question]:
+    """The given question for each client, else each its own; about a long generated video unless another is given."""
+    if clients == 0:
+        return []
     if video is not None:
-        return [one(video, question)] * clients
-    path, signs = _written("demo-long.mp4", scenes=450)
+        return [one_question(video, question)] * clients
+    path, signs = _generated("demo-long.mp4", LONG_SCENES)
     if question is not None:
         return [Question(path, question)] * clients
-    asked = [signs.ask(TASKS[client % len(TASKS)], SENTENCES) for client in range(clients)]
+    asked = [signs.ask(TASKS[client % len(TASKS)], LONG_SENTENCES) for client in range(clients)]
     return [Question(path, one["question"], one["answer"]) for one in asked]
 
 
-def _written(name: str, scenes: int):
-    """(path in vLLM's cache directory, SignVideo)"""
+def _generated(name: str, scenes: int) -> tuple[Path, SignVideo]:
+    """A video, written to std's folder in vLLM's cache."""
     if find_spec("av") is None:
         raise ValueError("the demo writes its videos with PyAV: pip install av.")
-    from vllm import envs
-
-    from vllm_std.tools.demo.sign_video import SignVideo
-
-    path = Path(envs.VLLM_CACHE_ROOT) / "vllm_std" / name
+    path = probe.cache_folder() / name
     path.parent.mkdir(parents=True, exist_ok=True)
     video = SignVideo(scenes=scenes, seed=1)
     video.write(path)

@@ -6,22 +6,22 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
-from vllm_std.tools.bench.run import Server
+from vllm_std.patches import probe
+from vllm_std.tools.bench.sides import ServerOf
 
+# Arguments of vLLM for a single question, and those that a CPU adds.
 FOR_ONE = {"max_model_len": 8192, "max_num_batched_tokens": 8192, "max_num_seqs": 8}
 FOR_ONE_ON_CPU = {"dtype": "float32", "block_size": 32, "enforce_eager": True, "kv_cache_memory_bytes": 2**30}
-# Streams are sent in pieces of some tokens, because the clients share the machine with the servers.
+# The same for several clients. Streams are sent in pieces of some tokens, because the clients share the machine with
+# the servers; and all cores compute: a worker with a process of its own is waited for by a loop that takes one of them.
 FOR_MANY = {"max_model_len": 16384, "max_num_batched_tokens": 16384, "stream_interval": 16}
 FOR_MANY_ON_CPU = {"dtype": "bfloat16", "block_size": 32, "kv_cache_memory_bytes": 2**30}
-# All cores compute: a worker with a process of its own is waited for by a loop that takes one of them.
 FOR_MANY_ON_CPU |= {"distributed_executor_backend": "uni"}
-ALL_CORES = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 ALL_FRAMES = {"media_io_kwargs": {"video": {"video_backend": "opencv", "num_frames": -1}}}
+ALL_CORES = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}  # environment
 
 
 def on_cpu() -> bool:
-    from vllm_std.patches import probe
-
     return probe.device()["platform"] == "cpu"
 
 
@@ -42,8 +42,8 @@ def use_all_cores() -> None:
 
 
 @contextmanager
-def started(server: Server, sides: Collection[str], at_a_time: int) -> Iterator[Server]:
+def started(server_of: ServerOf, sides: Collection[str], at_a_time: int) -> Iterator[ServerOf]:
     """The same servers; those of `sides` start now, so many at a time, beside what is done until they are needed."""
     with ExitStack() as stack, ThreadPoolExecutor(at_a_time) as pool:
-        starting = {side: pool.submit(stack.enter_context, server(side)) for side in sides}
-        yield lambda side: nullcontext(starting[side].result()) if side in starting else server(side)
+        starting = {side: pool.submit(stack.enter_context, server_of(side)) for side in sides}
+        yield lambda side: nullcontext(starting[side].result()) if side in starting else server_of(side)

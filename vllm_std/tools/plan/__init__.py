@@ -1,1 +1,1 @@
-"""`vllm-std plan`: what std would gain with a model, a GPU and a load, before any of them is started."""
+"""`vllm-std plan`: whether std is faster with a model, a GPU and a load, by data sheet, and what limits it."""

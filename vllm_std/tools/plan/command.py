@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-ASSUMED = "0.8"  # chance that a draft is accepted, where nobody says
+from vllm_std.tools.console import JsonOption, fail, require_matplotlib, terminal
+
+ACCEPTANCE_HELP = "chance that a draft is accepted, or shares by position [default: 0.8, assumed]"
 EPILOG = """
 Examples:
 
@@ -25,79 +27,43 @@ def plan(
     context: Annotated[int, typer.Option(help="tokens of each of them")],
     gamma: Annotated[str, typer.Option(help="draft lengths, in tokens")] = "1,2,3,5,7",
     k: Annotated[str, typer.Option(help="budgets, in tokens")] = "512,1024,2048",
-    acceptance: Annotated[
-        str | None,
-        typer.Option(help=f"chance that a draft is accepted, or shares by position [default: {ASSUMED}, assumed]"),
-    ] = None,
+    acceptance: Annotated[str | None, typer.Option(help=ACCEPTANCE_HELP)] = None,
     tensor_parallel_size: Annotated[int, typer.Option(help="GPUs that share the model")] = 1,
     kv_cache_dtype: Annotated[str, typer.Option(help="as vLLM's: auto, fp8, ...")] = "auto",
     plot: Annotated[Path | None, typer.Option(help="PNG of the best speed-up over batch x context")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON, and nothing else")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Predict whether std is faster with a model, a GPU and a load, at which draft length and K, and what limits it.
 
     Needs no GPU, no weights and no vLLM: the times are computed from the model's config and the GPU's data sheet.
     """
-    from vllm_std.tools.console import fail, numbers, require_matplotlib, terminal
+    from vllm_std.tools.plan.make import make_plan
 
+    gpus = (gpu, kv_cache_dtype, tensor_parallel_size)
     try:
         if plot:
             require_matplotlib()
-        shares = _shares(acceptance or ASSUMED)
-        sizes = batch, context, numbers("--gamma", gamma), numbers("--k", k), shares
-        made = _plan(model, gpu, *sizes, kv_cache_dtype, tensor_parallel_size, acceptance is None)
+        made = make_plan(model, *gpus, batch=batch, context=context, gamma=gamma, k=k, acceptance=acceptance)
         if plot:
-            from vllm_std.tools.plan.plot import plot as draw
-
-            draw(made.load, f"{Path(model).name} on {made.load.device.name}", plot)
+            _save_map(made, plot)
     except (ValueError, OSError) as error:
         raise fail(error) from None
-    _print(made, as_json, terminal(sys.stdout), plot)
+    _print(made, as_json, plot)
 
 
-def _plan(model, gpu, batch, context, gammas, ks, shares, cache_dtype, workers, assumed):
-    """Raises ValueError for what does not work, naming it."""
-    from vllm_std.models import load, longest_context
-    from vllm_std.refusals import refuse_model
-    from vllm_std.roofline.estimate import Shape, device_named
-    from vllm_std.tools.plan.predict import LEAST_K, Load
-    from vllm_std.tools.plan.report import Plan
+def _save_map(made, file: Path) -> None:
+    from vllm_std.tools.plan.plot import save_map
 
-    for option, value in (("--batch", batch), ("--context", context)):
-        if value < 1:
-            raise ValueError(f"{option} {value} does not work: give a whole number >= 1.")
-    if min(ks) < LEAST_K:
-        raise ValueError(f"--k {min(ks)} leaves no block to choose: sink, recent window and one block take {LEAST_K}.")
-    if 1 < len(shares) < max(gammas):
-        raise ValueError(
-            f"--acceptance has {len(shares)} positions and --gamma asks for {max(gammas)} drafts: give a share for "
-            "each position, or one number."
-        )
-    device, config = device_named(gpu), load(model)
-    refuse_model(model, config)
-    longest = longest_context(config)
-    if longest is not None and context > longest:
-        raise ValueError(f"--context {context} does not work: {model} ends at {longest} tokens; give at most those.")
-    shape = Shape.of(config, cache_dtype, workers)
-    found = Load(shape, device, batch, context, gammas, ks, shares)
-    return Plan(model, found, assumed, sees=hasattr(config, "vision_config"))
+    save_map(made.workload, f"{Path(made.model).name} on {made.workload.device.name}", file)
 
 
-def _print(made, as_json: bool, console, plot: Path | None) -> None:
+def _print(made, as_json: bool, plot: Path | None) -> None:
     from vllm_std.tools.plan import report
 
     if as_json:
         return typer.echo(json.dumps(report.as_json(made), indent=1))
-    lines = [report.heading(made), report.table(made), *report.text(made), *([f"Written to {plot}."] * bool(plot))]
-    for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=isinstance(line, str))
-
-
-def _shares(given: str) -> tuple[float, ...]:
-    try:
-        values = [float(part) for part in given.split(",")]
-    except ValueError:
-        values = []
-    if not values or not all(0 <= value <= 1 for value in values):
-        raise ValueError(f"--acceptance {given} does not work: give numbers from 0 to 1, separated by commas.")
-    return tuple(values)
+    console = terminal(sys.stdout)
+    console.print(report.heading(made), highlight=False, markup=False, soft_wrap=True)
+    console.print(report.speedup_table(made))
+    for line in report.lines_below(made) + [f"Written to {plot}."] * bool(plot):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -1,11 +1,13 @@
-"""What limits a load: the memory of the GPU, and the largest part of each step."""
+"""What limits a workload: the memory of the GPU, and the largest part of each step."""
 
 from vllm_std.roofline.estimate import kv_seconds, masked_seconds, pass_parts, summary_bytes
-from vllm_std.tools.plan.predict import BLOCK, Cell, Load, mask_of, windows_seconds
+from vllm_std.tools.plan.predict import Prediction, windows_seconds
+from vllm_std.tools.plan.workload import BLOCK, Workload, mask_for
 
-UTILISATION = 0.92  # vLLM's default `--gpu-memory-utilization`
-WORKING = 2e9  # bytes: activations of a prefill, and what selection works with; rough
+UTILISATION = 0.92  # share of the GPU's memory: vLLM's default `--gpu-memory-utilization`
+WORKING_BYTES = 2e9  # bytes: activations of a prefill, and what selection works with; rough
 
+PLURAL = {"weights", "launches", "sliding windows"}  # parts of a step that "are" and not "is"
 HINTS = {
     "weights": "a larger batch or longer context gains more",
     "launches": "a larger batch or longer context gains more",
@@ -15,45 +17,53 @@ HINTS = {
 }
 
 
-def memory(load: Load) -> dict:
-    """Bytes on each GPU: for vLLM in all, of weights, and of the KV cache with its mean keys; the largest batch."""
-    each = (load.shape.kv_bytes + summary_bytes(load.shape, BLOCK)) * (load.context + max(load.gammas) + 1)
-    each += load.shape.window_bytes(load.context)
-    room = UTILISATION * load.device.memory
-    largest = max(0, int((room - load.shape.stored - WORKING) // each))
+def memory_need(workload: Workload) -> dict:
+    """Bytes on each GPU: for vLLM in all, of weights, and of the KV cache with its key summaries; the largest batch."""
+    shape, device = workload.shape, workload.device
+    tokens = workload.context + max(workload.gammas) + 1
+    per_request = (shape.kv_bytes + summary_bytes(shape, BLOCK)) * tokens + shape.window_bytes(workload.context)
+    usable = UTILISATION * device.memory
+    largest = max(0, int((usable - shape.stored - WORKING_BYTES) // per_request))
     return {
-        "gpu_bytes": load.device.memory, "usable_bytes": room, "weights_bytes": load.shape.stored,
-        "kv_bytes": load.batch * each, "fits": largest >= load.batch, "largest_batch": largest,
-    }  # fmt: skip
-
-
-def shares(load: Load, cell: Cell | None) -> dict[str, dict[str, float]]:
-    """Of the time of a plain step; and of a draft step and the verifying pass of a cell."""
-    shape, device, batch = load.shape, load.device, load.batch
-    whole = load.kv * kv_seconds(shape, device)
-    steps = {"plain step": (batch, whole)}
-    if cell is not None:
-        steps["draft step"] = batch, batch * masked_seconds(shape, device, mask_of(cell.k))
-        steps["verifying pass"] = batch * (cell.gamma + 1), whole
-    windows = {"sliding windows": windows_seconds(load)} if shape.windowed else {}
-    parts = {
-        name: pass_parts(shape, device, tokens) | {"KV reading": kv} | windows for name, (tokens, kv) in steps.items()
+        "gpu_bytes": device.memory,
+        "usable_bytes": usable,
+        "weights_bytes": shape.stored,
+        "kv_bytes": workload.batch * per_request,
+        "fits": largest >= workload.batch,
+        "largest_batch": largest,
     }
-    return {name: {part: s / sum(those.values()) for part, s in those.items()} for name, those in parts.items()}
 
 
-def sentences(load: Load, cell: Cell | None) -> list[str]:
-    told = shares(load, cell)
-    kv = told["plain step"]["KV reading"]
-    said = [f"KV reading is {percent(kv)} of a plain step, and all that a draft step can save."]
-    if cell is not None:
-        part, share = max(told["draft step"].items(), key=lambda item: item[1])
-        verb = "are" if part in ("weights", "launches", "sliding windows") else "is"
-        said.append(f"{part[0].upper()}{part[1:]} {verb} {percent(share)} of a draft step: {HINTS[part]}.")
-        if "arithmetic" in told["verifying pass"]:
-            arithmetic = percent(told["verifying pass"]["arithmetic"])
-            said.append(f"Arithmetic is {arithmetic} of the verifying pass: here many drafts cost time to verify.")
-    return said
+def time_shares(workload: Workload, prediction: Prediction | None) -> dict[str, dict[str, float]]:
+    """{step: {part: share of its time}} of a plain step, and of a prediction's draft step and verifying pass."""
+    shape, device, batch = workload.shape, workload.device, workload.batch
+    whole_contexts = workload.kv * kv_seconds(shape, device)
+    steps = {"plain step": (batch, whole_contexts)}  # tokens of the pass, seconds of reading KV
+    if prediction is not None:
+        steps["draft step"] = (batch, batch * masked_seconds(shape, device, mask_for(prediction.k)))
+        steps["verifying pass"] = (batch * (prediction.gamma + 1), whole_contexts)
+    shares = {}
+    for name, (tokens, kv_reading) in steps.items():
+        seconds = pass_parts(shape, device, tokens) | {"KV reading": kv_reading}
+        if shape.windowed:
+            seconds["sliding windows"] = windows_seconds(workload)
+        shares[name] = {part: of / sum(seconds.values()) for part, of in seconds.items()}
+    return shares
+
+
+def limit_sentences(workload: Workload, prediction: Prediction | None) -> list[str]:
+    shares = time_shares(workload, prediction)
+    kv_share = shares["plain step"]["KV reading"]
+    sentences = [f"KV reading is {percent(kv_share)} of a plain step, and all that a draft step can save."]
+    if prediction is None:
+        return sentences
+    part, share = max(shares["draft step"].items(), key=lambda item: item[1])
+    verb = "are" if part in PLURAL else "is"
+    sentences.append(f"{part[0].upper()}{part[1:]} {verb} {percent(share)} of a draft step: {HINTS[part]}.")
+    if "arithmetic" in shares["verifying pass"]:
+        arithmetic = percent(shares["verifying pass"]["arithmetic"])
+        sentences.append(f"Arithmetic is {arithmetic} of the verifying pass: here many drafts cost time to verify.")
+    return sentences
 
 
 def percent(share: float) -> str:

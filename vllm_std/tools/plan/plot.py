@@ -4,53 +4,59 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import TwoSlopeNorm
+from matplotlib.figure import Figure
 
-from vllm_std.tools.plan.limits import memory
-from vllm_std.tools.plan.predict import Load, best_of, cells
+from vllm_std.tools.plan.limits import memory_need
+from vllm_std.tools.plan.predict import fastest, predictions
+from vllm_std.tools.plan.workload import Workload
 
-BATCHES, CONTEXTS = 256, (1024, 131072)  # grown to hold the load that was asked for
-
-
-def plot(load: Load, title: str, file: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    _figure(load, title).savefig(file, dpi=150)
-
-
-def grid(load: Load) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """[batches], [contexts], and [contexts, batches] of the best predicted speed-up; 1 where nothing can be masked."""
-    batches = np.unique(np.geomspace(1, max(BATCHES, 2 * load.batch), 33).round().astype(int))
-    ends = min(CONTEXTS[0], load.context // 2), max(CONTEXTS[1], 2 * load.context)
-    contexts = np.unique(np.geomspace(max(1, ends[0]), ends[1], 33).round().astype(int))
-    found = np.ones((len(contexts), len(batches)))
-    for row, context in enumerate(contexts):
-        for column, batch in enumerate(batches):
-            best = best_of(cells(replace(load, batch=int(batch), context=int(context))))
-            found[row, column] = best.speedup if best else 1.0
-    return batches, contexts, found
+MOST_REQUESTS = 256  # of the map, unless twice the batch that was asked for is more
+CONTEXTS = (1024, 131072)  # tokens at the ends of the map, grown to hold the context that was asked for
+POINTS = 33  # of each axis
 
 
-def _figure(load: Load, title: str):
-    from matplotlib.colors import TwoSlopeNorm
-    from matplotlib.figure import Figure
-
-    batches, contexts, found = grid(load)
+def save_map(workload: Workload, title: str, file: Path) -> None:
+    """Write the picture as PNG."""
+    batches, contexts, speedups = speedup_grid(workload)
     figure = Figure((6.4, 4.6), layout="constrained")
     axes = figure.subplots()
-    norm = TwoSlopeNorm(1.0, min(0.5, found.min()), max(2.0, found.max()))
-    shown = axes.pcolormesh(batches, contexts, found, cmap="RdBu", norm=norm, shading="nearest")
-    figure.colorbar(shown, label="best predicted speed-up over plain decoding")
-    if found.min() < 1 < found.max():
-        axes.contour(batches, contexts, found, levels=[1.0], colors="black", linewidths=2)
-    fits = [memory(replace(load, context=int(context)))["largest_batch"] for context in contexts]
+    norm = TwoSlopeNorm(1.0, min(0.5, speedups.min()), max(2.0, speedups.max()))
+    mesh = axes.pcolormesh(batches, contexts, speedups, cmap="RdBu", norm=norm, shading="nearest")
+    figure.colorbar(mesh, label="best predicted speed-up over plain decoding")
+    if speedups.min() < 1 < speedups.max():
+        axes.contour(batches, contexts, speedups, levels=[1.0], colors="black", linewidths=2)
+    fits = [memory_need(replace(workload, context=int(context)))["largest_batch"] for context in contexts]
     axes.plot(fits, contexts, color="gray", linestyle="--", label="the KV cache is full")
-    axes.plot(load.batch, load.context, marker="*", markersize=12, color="black", linestyle="none", label="asked for")
+    axes.scatter(workload.batch, workload.context, marker="*", s=144, color="black", label="asked for")
+    _scale(axes, batches, contexts)
+    axes.set(xlabel="batch, requests", ylabel="context, tokens", title=f"{title} (black: std wins above)")
+    axes.legend(loc="lower left", fontsize=8)
+    figure.savefig(file, dpi=150)
+
+
+def speedup_grid(workload: Workload) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """[batches], [contexts], and [contexts, batches] of the best predicted speed-up; 1 where nothing can be masked."""
+    batches = _spaced(1, max(MOST_REQUESTS, 2 * workload.batch))
+    shortest, longest = CONTEXTS
+    contexts = _spaced(max(1, min(shortest, workload.context // 2)), max(longest, 2 * workload.context))
+    speedups = np.ones((len(contexts), len(batches)))
+    for row, context in enumerate(contexts):
+        for column, batch in enumerate(batches):
+            best = fastest(predictions(replace(workload, batch=int(batch), context=int(context))))
+            speedups[row, column] = best.speedup if best else 1.0
+    return batches, contexts, speedups
+
+
+def _spaced(first: int, last: int) -> np.ndarray:
+    """Whole numbers in equal ratios."""
+    return np.unique(np.geomspace(first, last, POINTS).round().astype(int))
+
+
+def _scale(axes: Axes, batches: np.ndarray, contexts: np.ndarray) -> None:
     axes.set_xscale("log", base=2)
     axes.set_yscale("log", base=2)
-    axes.set(xlabel="batch, requests", ylabel="context, tokens", title=f"{title} (black: std wins above)")
     axes.set(xlim=(batches[0], batches[-1]), ylim=(contexts[0], contexts[-1]))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.legend(loc="lower left", fontsize=8)
-    return figure

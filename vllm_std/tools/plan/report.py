@@ -1,64 +1,77 @@
 """A plan for a terminal, and for programs."""
 
 from dataclasses import asdict, dataclass
+from functools import cached_property
 
 from rich.table import Table
 
-from vllm_std.tools.plan.limits import memory, sentences, shares
-from vllm_std.tools.plan.predict import Cell, Load, best_of, cells, plain_seconds
+from vllm_std.tools.plan.limits import limit_sentences, memory_need, time_shares
+from vllm_std.tools.plan.predict import Prediction, fastest, plain_seconds, predictions
+from vllm_std.tools.plan.workload import Workload
+
+GB = 1e9  # bytes
 
 
 @dataclass(frozen=True)
 class Plan:
-    """assumed: nobody said what share of drafts is accepted."""
+    """model: its name; assumed: nobody said what share of drafts is accepted."""
 
     model: str
-    load: Load
+    workload: Workload
     assumed: bool
-    sees: bool  # has an encoder besides, whose weights are not counted
+    has_encoder: bool  # of images or videos, whose weights are not counted
+
+    @cached_property
+    def predictions(self) -> list[Prediction]:
+        return predictions(self.workload)
 
     @property
-    def cells(self) -> list[Cell]:
-        return cells(self.load)
+    def nearest(self) -> Prediction | None:
+        """The fastest, whether it wins or not; None where no K is below the context."""
+        return fastest(self.predictions)
 
     @property
-    def best(self) -> Cell | None:
-        """The best cell that wins; None too where the batch does not fit, because vLLM would not decode it at once."""
-        best = best_of(self.cells)
-        return best if best and best.speedup > 1 and memory(self.load)["fits"] else None
+    def best(self) -> Prediction | None:
+        """The fastest if it wins; None too where the batch does not fit, because vLLM would not decode it at once."""
+        nearest = self.nearest
+        return nearest if nearest and nearest.speedup > 1 and memory_need(self.workload)["fits"] else None
 
 
 def heading(plan: Plan) -> str:
-    load = plan.load
-    gpus = f"{load.shape.workers} x {load.device.name}" if load.shape.workers > 1 else load.device.name
-    requests = f"{load.batch} request{'s' * (load.batch > 1)} of {load.context:,} tokens"
+    workload, device = plan.workload, plan.workload.device.name
+    gpus = f"{workload.shape.workers} x {device}" if workload.shape.workers > 1 else device
+    requests = f"{workload.batch} request{'s' * (workload.batch > 1)} of {workload.context:,} tokens"
     return f"{plan.model} on {gpus}, {requests}: predicted speed-up over plain decoding"
 
 
-def table(plan: Plan) -> Table:
-    """Draft lengths by K; the best cell is starred, and a dash stands where K is not less than the context."""
-    load, best, by = plan.load, plan.best, {(cell.gamma, cell.k): cell for cell in plan.cells}
-    shown = Table()
-    for name in ("drafts", *(f"K = {k:,}" for k in load.ks)):
-        shown.add_column(name, justify="right", no_wrap=True)
-    for gamma in load.gammas:
-        row = [by.get((gamma, k)) for k in load.ks]
-        shown.add_row(str(gamma), *("-" if c is None else f"{'*' * (c == best)}{c.speedup:.2f}x" for c in row))
-    return shown
+def speedup_table(plan: Plan) -> Table:
+    """Draft lengths by K; the best is starred, and a dash stands where K is not below the context."""
+    found = {(one.gamma, one.k): one for one in plan.predictions}
+    table = Table()
+    for name in ("drafts", *(f"K = {k:,}" for k in plan.workload.ks)):
+        table.add_column(name, justify="right", no_wrap=True)
+    for gamma in plan.workload.gammas:
+        row = [found.get((gamma, k)) for k in plan.workload.ks]
+        table.add_row(str(gamma), *("-" if one is None else _speedup(one, plan.best) for one in row))
+    return table
 
 
-def text(plan: Plan) -> list[str]:
-    """The lines below the table."""
-    limits = sentences(plan.load, best_of(plan.cells))
+def _speedup(one: Prediction, best: Prediction | None) -> str:
+    return f"{'*' * (one == best)}{one.speedup:.2f}x"
+
+
+def lines_below(plan: Plan) -> list[str]:
+    """The table."""
+    limits = limit_sentences(plan.workload, plan.nearest)
     return [verdict(plan), _times(plan), _memory(plan), *limits, *_assumptions(plan)]
 
 
 def verdict(plan: Plan) -> str:
-    best, nearest, load = plan.best, best_of(plan.cells), plan.load
+    workload, nearest, best = plan.workload, plan.nearest, plan.best
     if nearest is None:
-        short = f"a context of {load.context:,} tokens is not longer than K = {min(load.ks):,}"
+        short = f"a context of {workload.context:,} tokens is not longer than K = {min(workload.ks):,}"
         return f"no draft length wins here: {short}, so std would draft nothing."
-    if not memory(load)["fits"]:
+    if not memory_need(workload)["fits"]:
         return "this batch does not fit, so vLLM would decode fewer requests at once than the table is about."
     if best is None:
         least = f"the nearest, {_drafts(nearest)}, comes to {nearest.speedup:.2f}x"
@@ -67,54 +80,63 @@ def verdict(plan: Plan) -> str:
     return f"best: {_drafts(best)}, {best.speedup:.2f}x: --speculative-config '{options}'"
 
 
-def _drafts(cell: Cell) -> str:
-    return f"{cell.gamma} draft{'s' * (cell.gamma > 1)} over K = {cell.k:,}"
+def _drafts(one: Prediction) -> str:
+    return f"{one.gamma} draft{'s' * (one.gamma > 1)} over K = {one.k:,}"
 
 
 def _times(plan: Plan) -> str:
-    said = [f"plain step {1e3 * plain_seconds(plan.load):.2f} ms"]
-    cell = best_of(plan.cells)
-    if cell is not None:
-        said += [f"draft step {cell.draft_ms:.2f} ms", f"selection {cell.select_ms:.2f} ms"]
-        said += [f"verifying {cell.verify_ms:.2f} ms", f"a round of {_drafts(cell)} {cell.round_ms:.2f} ms"]
-    return ", ".join(said) + "."
+    plain = f"A plain step takes {1e3 * plain_seconds(plan.workload):.2f} ms"
+    one = plan.nearest
+    if one is None:
+        return f"{plain}."
+    parts = f"verifying {one.verify_ms:.2f}, selection {one.select_ms:.2f}, each draft step {one.draft_ms:.2f}"
+    return f"{plain}, a step with {_drafts(one)} {one.step_ms:.2f} ms: {parts}."
 
 
 def _memory(plan: Plan) -> str:
-    needs, load = memory(plan.load), plan.load
-    kv, weights, gpu, room = (needs[f"{name}_bytes"] / 1e9 for name in ("kv", "weights", "gpu", "usable"))
-    said = f"the batch needs {kv:.1f} GB of KV cache (mean keys included) beside {weights:.1f} GB of weights"
-    said += " on each GPU" if load.shape.workers > 1 else ""
-    of = f"of the {gpu:.1f} GB of {load.device.name} vLLM uses {room:.1f}"
-    if needs["fits"]:
-        return f"{said}, which fits: {of}."
-    most = needs["largest_batch"]
+    need, workload = memory_need(plan.workload), plan.workload
+    needs = f"the batch needs {need['kv_bytes'] / GB:.1f} GB of KV cache (key summaries included) beside "
+    needs += f"{need['weights_bytes'] / GB:.1f} GB of weights" + " on each GPU" * (workload.shape.workers > 1)
+    room = f"of the {need['gpu_bytes'] / GB:.1f} GB of {workload.device.name} vLLM uses {need['usable_bytes'] / GB:.1f}"
+    if need["fits"]:
+        return f"{needs}, which fits: {room}."
+    most = need["largest_batch"]
     instead = f"the largest batch that fits is {most}" if most else "not one request of this context fits"
-    return f"{said}, which DOES NOT FIT: {of}; {instead}."
+    return f"{needs}, which DOES NOT FIT: {room}; {instead}."
 
 
 def _assumptions(plan: Plan) -> list[str]:
-    accepted = plan.load.accepted
+    accepted = plan.workload.accepted
     numbers = ", ".join(f"{share:g}" for share in accepted)
-    kind = f"each draft is accepted with probability {numbers}"
-    if len(accepted) > 1:
-        kind = f"{numbers} of the drafts are accepted, by position"
-    said = [
-        f"{'Assumed' if plan.assumed else 'Given'}: {kind}, whatever K is; in truth a smaller K has fewer accepted.",
-        f"Measure it: vllm-std acceptance --model {plan.model} --prompts FILE --k {','.join(map(str, plan.load.ks))}; "
+    by_position = f"{numbers} of the drafts are accepted, by position"
+    told = by_position if len(accepted) > 1 else f"each draft is accepted with probability {numbers}"
+    budgets = ",".join(map(str, plan.workload.ks))
+    sentences = [
+        f"{'Assumed' if plan.assumed else 'Given'}: {told}, whatever K is; in truth a smaller K has fewer accepted.",
+        f"Measure it: vllm-std acceptance --model {plan.model} --prompts FILE --k {budgets}; "
         "then give acceptance_by_position of its summary.json as --acceptance.",
         "Times are computed from data sheets, none is measured here.",
     ]
-    return said + ["Weights of the encoder of images or videos are not counted."] * plan.sees
+    return sentences + ["Weights of the encoder of images or videos are not counted."] * plan.has_encoder
 
 
 def as_json(plan: Plan) -> dict:
-    load, best = plan.load, plan.best
-    settings = {"model": plan.model, "gpu": load.device.name, "tensor_parallel_size": load.shape.workers}
-    settings |= {"batch": load.batch, "context": load.context, "kv_bytes_per_token": load.shape.kv_bytes}
-    return settings | {
-        "acceptance": list(load.accepted), "acceptance_is": "assumed" if plan.assumed else "given",
-        "source": "predicted", "plain_ms": 1e3 * plain_seconds(load), "cells": [asdict(cell) for cell in plan.cells],
-        "best": best and asdict(best), "verdict": verdict(plan), "memory": memory(load),
-        "shares": shares(load, best_of(plan.cells)), "limits": sentences(load, best_of(plan.cells)),
-    }  # fmt: skip
+    workload, nearest, best = plan.workload, plan.nearest, plan.best
+    return {
+        "model": plan.model,
+        "gpu": workload.device.name,
+        "tensor_parallel_size": workload.shape.workers,
+        "batch": workload.batch,
+        "context": workload.context,
+        "kv_bytes_per_token": workload.shape.kv_bytes,
+        "acceptance": list(workload.accepted),
+        "acceptance_is": "assumed" if plan.assumed else "given",
+        "source": "predicted",
+        "plain_ms": 1e3 * plain_seconds(workload),
+        "predictions": [asdict(one) for one in plan.predictions],
+        "best": best and asdict(best),
+        "verdict": verdict(plan),
+        "memory": memory_need(workload),
+        "shares": time_shares(workload, nearest),
+        "limits": limit_sentences(workload, nearest),
+    }
