@@ -361,10 +361,10 @@ def test_the_table_names_the_best_cell_and_what_limits_it(folder):
 
 def test_where_no_length_wins_it_says_so(folder):
     output = told(folder, batch=1)
-    assert "no draft length wins here: the nearest, 1 draft over K = 512," in output and "*" not in output
+    assert "No draft length wins here: the nearest, 1 draft over K = 512," in output and "*" not in output
     assert "Assumed: each draft is accepted with probability 0.8" in output
     short = told(folder, context=300)
-    assert "no draft length wins here: a context of 300 tokens is not longer than K = 512" in short
+    assert "No draft length wins here: a context of 300 tokens is not longer than K = 512" in short
 
 
 def test_json_is_json_alone(folder):

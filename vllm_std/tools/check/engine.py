@@ -9,7 +9,6 @@ from vllm_std.models import full_layers
 from vllm_std.patches import graphs, memory, probe
 from vllm_std.refusals import BACKENDS
 from vllm_std.roofline.shape import Shape
-from vllm_std.selection import POLICIES
 from vllm_std.tools.check.finding import Finding
 from vllm_std.tools.plan.limits import WORKING_BYTES
 
@@ -77,7 +76,7 @@ def _std_memory(config: Any) -> tuple[int, float]:
     profile counts by itself."""
     fixed, share = memory.needs(config)
     model, options = config.model_config, config.speculative_config
-    if not POLICIES[options.selection].needs_queries:
+    if not options.needs_queries:
         return fixed, share
     layers = len(full_layers(model.hf_text_config))
     heads = model.get_num_attention_heads(config.parallel_config)

@@ -70,12 +70,12 @@ def verdict(plan: Plan) -> str:
     workload, nearest, best = plan.workload, plan.nearest, plan.best
     if nearest is None:
         short = f"a context of {workload.context:,} tokens is not longer than K = {min(workload.ks):,}"
-        return f"no draft length wins here: {short}, so std would draft nothing."
+        return f"No draft length wins here: {short}, so std would draft nothing."
     if not memory_need(workload)["fits"]:
-        return "this batch does not fit, so vLLM would decode fewer requests at once than the table is about."
+        return "This batch does not fit, so vLLM would decode fewer requests at once than the table is about."
     if best is None:
         least = f"the nearest, {_drafts(nearest)}, comes to {nearest.speedup:.2f}x"
-        return f"no draft length wins here: {least}, so std would draft nothing."
+        return f"No draft length wins here: {least}, so std would draft nothing."
     options = f'{{"method": "std", "num_speculative_tokens": {best.gamma}, "top_k": {best.k}}}'
     return f"best: {_drafts(best)}, {best.speedup:.2f}x: --speculative-config '{options}'"
 
@@ -95,7 +95,7 @@ def _times(plan: Plan) -> str:
 
 def _memory(plan: Plan) -> str:
     need, workload = memory_need(plan.workload), plan.workload
-    needs = f"the batch needs {need['kv_bytes'] / GB:.1f} GB of KV cache (key summaries included) beside "
+    needs = f"The batch needs {need['kv_bytes'] / GB:.1f} GB of KV cache (key summaries included) beside "
     needs += f"{need['weights_bytes'] / GB:.1f} GB of weights" + " on each GPU" * (workload.shape.workers > 1)
     room = f"of the {need['gpu_bytes'] / GB:.1f} GB of {workload.device.name} vLLM uses {need['usable_bytes'] / GB:.1f}"
     if need["fits"]:
