@@ -22,8 +22,8 @@ TEXT = (ROOT / "README.md").read_text()
 WORDS = 1600  # besides tables: six minutes
 ELSEWHERE = {"./scripts/demo.sh": "test_demo.py", "./scripts/test.sh": "now", "pip install vllm-std": "test_release.py"}
 ELSEWHERE |= {
-    'python scripts/examples/client.py clip.mp4 "What happens, and when?"': "test_examples.py",
-    "python scripts/examples/batch.py FOLDER --model MODEL --out answers.jsonl": "test_examples.py",
+    'python scripts/examples/client.py clip.mp4 "What happens, and when?"': "test_server.py",
+    "python scripts/examples/batch.py FOLDER --model MODEL --out answers.jsonl": "test_batch_example.py",
 }
 ENGINE = {"dtype": "float32", "block_size": 32, "enforce_eager": True, "max_model_len": 2048, "max_num_seqs": 4}
 ENGINE |= {"kv_cache_memory_bytes": 2**28}

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
-from conftest import SIGN_MODEL
+from conftest import ROOT, SIGN_MODEL
 from servers import answer, counters, serve, wait_for
 
 from vllm_std.tools.demo.sign_video import SignVideo
@@ -45,6 +45,33 @@ def test_a_streamed_answer_about_a_video_is_right_and_counted(server, tmp_path, 
     assert accepted / drafted > 0.8
     assert gained["std_draft_length_count"] > drafts
     wait_for(lambda: "std metrics: Mean draft length" in log.read_text())  # vLLM logs every ten seconds
+
+
+def client(*arguments) -> subprocess.CompletedProcess:
+    """scripts/examples/client.py, as it stands."""
+    command = [sys.executable, ROOT / "scripts/examples/client.py", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize("flags", [[], ["--plain"]])
+def test_the_client_streams_the_answer(server, tmp_path, flags):
+    video = SignVideo(scenes=20, seed=7)
+    asked = video.ask("list", sentences=2)
+    video.write(tmp_path / "video.mp4")
+    done = client(tmp_path / "video.mp4", asked["question"], "--url", server[0], *flags)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == asked["answer"]
+    assert "tokens of prompt; the first token after" in done.stderr
+
+
+@pytest.mark.parametrize("there, says", [(True, "400"), (False, "Connection error")])
+def test_what_the_client_cannot_have_answered_is_one_sentence(server, tmp_path, there, says):
+    """A video that cannot be read, and a server that is not there."""
+    (tmp_path / "broken.mp4").write_bytes(b"not a video")
+    url = server[0] if there else "http://127.0.0.1:9"
+    done = client(tmp_path / "broken.mp4", "Why?", "--url", url)
+    (line,) = done.stderr.strip().splitlines()
+    assert done.returncode == 1 and line.startswith(f"client.py: {url}: ") and says in line
 
 
 def about(url: str, video: bytes, question: str, drafts: bool) -> tuple[int, str]:
@@ -156,15 +183,10 @@ def test_one_line_says_what_std_will_do(server):
         assert part in line
 
 
-@pytest.mark.parametrize(
-    "flags,named",
-    [
-        (["--speculative-method", "std", "--spec-tokens", "0"], "num_speculative_tokens=0"),
-        (["--speculative-method", "std", "--pipeline-parallel-size", "2"], "--pipeline-parallel-size=2"),
-    ],
-)
-def test_a_server_that_cannot_start_says_why_in_one_sentence(flags, named):
+def test_a_server_that_cannot_start_says_why_in_one_sentence():
+    """test_config.py has the other options that are refused."""
     vllm = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(SIGN_MODEL)]
+    flags = ["--speculative-method", "std", "--pipeline-parallel-size", "2"]
     done = subprocess.run([*vllm, *flags], capture_output=True, text=True, timeout=200)
     assert done.returncode != 0
-    assert named in (done.stdout + done.stderr)[-3000:]
+    assert "--pipeline-parallel-size=2" in (done.stdout + done.stderr)[-3000:]

@@ -1,23 +1,26 @@
-"""The examples of scripts/examples/ run as they stand, against a real server or engine with the bundled video model."""
+"""scripts/examples/batch.py runs as it stands, on a real engine with the bundled video model."""
 
 import json
-import socket
 import subprocess
 import sys
 
 import pytest
+import typer
 from conftest import ROOT, SIGN_MODEL
-from servers import serve
+from typer.testing import CliRunner
 
 from vllm_std.tools.demo.sign_video import SignVideo
+
+sys.path.insert(0, str(ROOT / "scripts/examples"))
+import batch  # noqa: E402
 
 ENGINE = {"dtype": "float32", "block_size": 32, "enforce_eager": True, "max_model_len": 2048, "seed": 0}
 ENGINE |= {"kv_cache_memory_bytes": 2**28, "max_num_batched_tokens": 2048}
 ENGINE |= {"speculative_config": {"method": "std", "adaptive": False, "top_k": 192}}
 
 
-def run(script: str, *arguments) -> subprocess.CompletedProcess:
-    command = [sys.executable, ROOT / "scripts/examples" / script, *map(str, arguments)]
+def run(*arguments) -> subprocess.CompletedProcess:
+    command = [sys.executable, ROOT / "scripts/examples/batch.py", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
@@ -33,54 +36,17 @@ def videos(tmp_path_factory):
     return folder, asked["question"], answers
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
-        options = json.dumps({"method": "std", "adaptive": False, "top_k": 192})
-        with serve(str(SIGN_MODEL), tmp_path_factory.mktemp("log") / "log", "--speculative-config", options) as url:
-            yield url
-
-
-@pytest.mark.parametrize("flags", [[], ["--plain"]])
-def test_the_client_streams_the_answer(server, videos, flags):
-    folder, question, answers = videos
-    done = run("client.py", folder / "2.mp4", question, "--url", server, *flags)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == answers["2.mp4"]
-    assert "tokens of prompt; the first token after" in done.stderr
-
-
-def said(done: subprocess.CompletedProcess) -> str:
-    """The one sentence of what does not work."""
-    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
-    (line,) = done.stderr.strip().splitlines()
-    return line
-
-
-def test_a_video_that_cannot_be_read_is_one_sentence(server, tmp_path):
-    (tmp_path / "broken.mp4").write_bytes(b"not a video")
-    line = said(run("client.py", tmp_path / "broken.mp4", "Why?", "--url", server))
-    assert "client.py" in line and "400" in line
-
-
-@pytest.fixture(scope="module")
-def no_server() -> str:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{free.getsockname()[1]}"
-
-
-def test_a_server_that_is_not_there_is_one_sentence(no_server, videos):
-    line = said(run("client.py", videos[0] / "0.mp4", "Why?", "--url", no_server))
-    assert f"client.py: {no_server}: Connection error" in line
-
-
-def test_a_batch_without_a_readable_video_ends(tmp_path):
+@pytest.mark.engine
+def test_a_batch_without_a_readable_video_ends(engines, tmp_path):
     (tmp_path / "broken.mp4").write_bytes(b"not a video")
     out = tmp_path / "answers.jsonl"
-    done = run("batch.py", tmp_path, "--model", SIGN_MODEL, "--out", out, "--engine", json.dumps(ENGINE))
-    assert done.returncode == 1 and "1 could not be read" in done.stderr, done.stderr[-3000:]
+    engines.close()
+    app = typer.Typer()
+    app.command()(batch.main)
+    arguments = [tmp_path, "--model", SIGN_MODEL, "--out", out, "--engine", json.dumps(ENGINE)]
+    done = CliRunner().invoke(app, list(map(str, arguments)))
+    engines.close()
+    assert done.exit_code == 1 and "1 could not be read" in done.stderr, done.stderr[-3000:]
     assert [row["video"] for row in map(json.loads, out.read_text().splitlines())] == ["broken.mp4"]
 
 
@@ -92,7 +58,7 @@ def test_a_batch_goes_on_where_it_was_interrupted(videos, tmp_path):
     (folder / "broken.mp4").write_bytes(b"not a video")
     arguments = [folder, "--model", SIGN_MODEL, "--question", question, "--out", out, "--tokens", 100]
     arguments += ["--at-once", 2, "--engine", json.dumps(ENGINE)]
-    done = run("batch.py", *arguments)
+    done = run(*arguments)
     assert done.returncode == 1 and "4 videos, 1 answered before." in done.stderr, done.stderr[-3000:]
     rows = {row["video"]: row for row in map(json.loads, out.read_text().splitlines())}
     assert rows["0.mp4"] == before and len(rows) == 4
@@ -102,6 +68,6 @@ def test_a_batch_goes_on_where_it_was_interrupted(videos, tmp_path):
     assert rows["1.mp4"]["finish_reason"] == "stop" and rows["1.mp4"]["prompt_tokens"] > 360
     assert rows["broken.mp4"]["error"]
     (folder / "broken.mp4").unlink()
-    done = run("batch.py", *arguments)
+    done = run(*arguments)
     assert done.returncode == 0 and "3 videos, 3 answered before." in done.stderr
     assert {row["video"] for row in map(json.loads, out.read_text().splitlines())} == set(answers)
