@@ -31,6 +31,7 @@ GRID = [
     for size in (32, 64, 128)
     for dtype in (torch.float32, torch.bfloat16)
 ]
+PAIRS = GRID[::11]  # five of them, in which each value of each parameter comes up
 
 
 @functools.cache
@@ -196,7 +197,7 @@ class Seen:
         return torch.nn.functional.pad(mass, (0, room - len(mass))).view(-1, self.cache.block_size).sum(1)
 
 
-@pytest.mark.parametrize("block_size,heads,head_size,dtype", GRID[::5])
+@pytest.mark.parametrize("block_size,heads,head_size,dtype", PAIRS)
 @pytest.mark.parametrize("observed", [last_query, all_queries])
 def test_block_attention_is_the_attention_of_the_verified_queries(block_size, heads, head_size, dtype, observed):
     seen = Seen(block_size, heads, head_size, dtype)
@@ -207,7 +208,7 @@ def test_block_attention_is_the_attention_of_the_verified_queries(block_size, he
         torch.testing.assert_close(got[row].double(), seen.by_block(mass), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("block_size,heads,head_size,dtype", GRID[::5])
+@pytest.mark.parametrize("block_size,heads,head_size,dtype", PAIRS)
 def test_summaries_are_the_mean_keys_of_complete_granules(way, block_size, heads, head_size, dtype):
     seen = Seen(block_size, heads, head_size, dtype)
     size, close = granule(block_size), 1e-6 if dtype == torch.float32 else 1e-2
@@ -240,8 +241,8 @@ def plain_mass(seen: Seen, row: int) -> tuple[torch.Tensor, list[int]]:
     return rough.softmax(-1).sum(0), sorted(read)
 
 
-@pytest.mark.parametrize("at_once", [1, 2, 3])
-@pytest.mark.parametrize("block_size,heads,head_size,dtype", GRID[::5])
+@pytest.mark.parametrize("at_once", [1, 3])
+@pytest.mark.parametrize("block_size,heads,head_size,dtype", PAIRS)
 def test_verify_reads_the_best_blocks_and_estimates_the_others(way, block_size, heads, head_size, dtype, at_once):
     """However many (layer, request) pairs go at once."""
     seen, got, chosen = Seen(block_size, heads, head_size, dtype, top=1), {}, {}
