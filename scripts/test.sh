@@ -6,13 +6,15 @@ set -euo pipefail
 cd "$root"
 python scripts/text_model.py .cache/smollm2
 if [ $# -gt 0 ]; then exec python -m pytest "$@"; fi
+# A file's tests share its servers and engines, so they stay together; tests/conftest.py says which files come first.
+workers="-n 2 --dist loadfile --no-loadscope-reorder"
 say "lint and types"
 ruff check . && ruff format --check . && mypy
 if ! gpu; then
   say "the suite on vLLM 0.33"
   bash "$cpu/overlay_0_33.sh" "$venv" "$root/.cache/vllm-0.33"
-  PYTHONPATH="$root/.cache/vllm-0.33" python -m pytest -n 2 --dist loadfile
+  PYTHONPATH="$root/.cache/vllm-0.33" python -m pytest $workers
   say "what may differ, on vLLM $(python -c 'import vllm; print(vllm.__version__)')"
-  exec python -m pytest -n 2 --dist loadfile -m versions
+  exec python -m pytest $workers -m versions
 fi
-python -m pytest -n 2 --dist loadfile
+python -m pytest $workers

@@ -53,8 +53,19 @@ def pytest_configure(config):
         config.pluginmanager.register(support.Support(path))
 
 
+def cost(item) -> int:
+    """Rank of an item's tier: 0 for servers, trained models and installations, 1 for engines, 2 for unit tests."""
+    tiers = [name in item.keywords for name in ("engine", "unit")]
+    return 1 + tiers.index(True) if any(tiers) else 0
+
+
 def pytest_collection_modifyitems(items):
+    """Files whose tests may take long come first, so that no worker is left with one of them at the end."""
     support.mark(items)
+    of_file = {}
+    for item in items:
+        of_file[item.path] = min(cost(item), of_file.get(item.path, 2))
+    items.sort(key=lambda item: of_file[item.path])
 
 
 @pytest.hookimpl(wrapper=True)

@@ -19,11 +19,11 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def two_ranks(engines, models, plain):
-    """An engine with std on two ranks that take notes, and what plain vLLM says to LONG + SHORT on two ranks."""
+    """An engine with std on two ranks that take notes, and what plain vLLM says to LONG + SHORT on one."""
+    expected = plain(models("llama"), LONG + SHORT, TOKENS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # by itself vLLM wants a NUMA node for each rank
         envs.disable_envs_cache()
-        expected = plain(models("llama"), LONG + SHORT, TOKENS, tensor_parallel_size=2)
         llm = engines(models("llama"), std(num_speculative_tokens=GAMMA), tensor_parallel_size=2)
     llm.collective_rpc(take_notes)
     return llm, expected
@@ -170,8 +170,8 @@ def test_a_fault_of_one_rank_ends_the_engine_before_ranks_verify_different_draft
 @pytest.mark.supports("tensor parallelism (two CPU processes)")
 def test_models_with_sliding_windows(engines, plain, models, monkeypatch):
     """Each rank has its heads of the full layers and of the windowed ones."""
+    expected = plain(models("ministral"), LONG + SHORT, TOKENS)
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-    expected = plain(models("ministral"), LONG + SHORT, TOKENS, tensor_parallel_size=2)
     llm = engines(models("ministral"), std(num_speculative_tokens=GAMMA), tensor_parallel_size=2)
     with Acceptance(llm) as seen:
         assert greedy(llm, LONG + SHORT, TOKENS) == expected
