@@ -14,7 +14,7 @@ from functools import partial
 from unittest.mock import patch
 
 import torch
-from conftest import runner_of
+from helpers import runner_of
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves, tree_map_only

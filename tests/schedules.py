@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from conftest import scheduler_of, speculator_of, token_prompts
+from helpers import scheduler_of, speculator_of, token_prompts
 from hypothesis import strategies as st
 from vllm import SamplingParams
 

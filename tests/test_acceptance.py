@@ -1,7 +1,7 @@
 """Acceptance on the bundled, trained video model: what selection is worth. Numbers are printed, bounds are asserted."""
 
 import pytest
-from conftest import SIGN_MODEL, Acceptance, greedy, speculator_of
+from helpers import SIGN_MODEL, Acceptance, greedy, speculator_of
 
 from vllm_std.tools.acceptance.policies import POLICIES
 from vllm_std.tools.demo.sign_video import SignVideo

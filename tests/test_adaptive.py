@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import Acceptance, draft_lengths, greedy, runner_of, scheduler_of, speculator_of, std, token_prompts
+from helpers import Acceptance, draft_lengths, greedy, runner_of, scheduler_of, speculator_of, std, token_prompts
 from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import SIGN_MODEL
+from helpers import SIGN_MODEL
 from typer.testing import CliRunner
 
 from vllm_std import advice

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import SIGN_MODEL
+from helpers import SIGN_MODEL
 from vllm import _custom_ops as ops
 from vllm.config import set_current_vllm_config
 from vllm.engine.arg_utils import EngineArgs

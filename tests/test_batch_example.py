@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import typer
-from conftest import ROOT, SIGN_MODEL
+from helpers import ROOT, SIGN_MODEL
 from typer.testing import CliRunner
 
 from vllm_std.tools.demo.sign_video import SignVideo

@@ -5,7 +5,7 @@ from importlib.metadata import entry_points
 from statistics import median
 
 import pytest
-from conftest import SIGN_MODEL, std
+from helpers import SIGN_MODEL, std
 from servers import serve
 from typer.testing import CliRunner
 

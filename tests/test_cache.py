@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import Acceptance, greedy, scheduler_of, speculator_of, std, token_prompts
+from helpers import Acceptance, greedy, scheduler_of, speculator_of, std, token_prompts
 from tiny_models import noise_video, video_prompt
 
 pytestmark = pytest.mark.engine

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import vllm
-from conftest import SIGN_MODEL
+from helpers import SIGN_MODEL
 from tiny_models import REFUSED
 from typer.testing import CliRunner
 from vllm.engine.arg_utils import EngineArgs

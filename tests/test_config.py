@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import pytest
 import yaml
-from conftest import ROOT, SIGN_MODEL
+from helpers import ROOT, SIGN_MODEL
 from vllm.config import SpeculativeConfig
 from vllm.engine.arg_utils import AsyncEngineArgs, EngineArgs
 from vllm.entrypoints.cli import main

@@ -1,7 +1,7 @@
 """KV connectors: blocks that left the KV cache come back, and requests go on from them with plain vLLM's tokens."""
 
 import pytest
-from conftest import Acceptance, greedy, std, token_prompts
+from helpers import Acceptance, greedy, std, token_prompts
 from host_offload import HostWorker
 from vllm.distributed.kv_transfer import ensure_kv_transfer_shutdown
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 import vllm
-from conftest import ROOT, SIGN_MODEL
+from helpers import ROOT, SIGN_MODEL
 from vllm.engine.arg_utils import EngineArgs
 
 from vllm_std.patches import contract, fit

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from conftest import Acceptance, std, token_prompts
+from helpers import Acceptance, std, token_prompts
 from scipy import stats
 from transformers import LlamaForCausalLM
 from vllm import SamplingParams

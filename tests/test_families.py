@@ -1,7 +1,7 @@
 """More families of text models, mixtures of experts among them: greedy tokens with std are plain vLLM's."""
 
 import pytest
-from conftest import Acceptance, greedy, std, token_prompts
+from helpers import Acceptance, greedy, std, token_prompts
 from tiny_models import EXPERTS, MORE_TEXT
 
 pytestmark = pytest.mark.engine

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 import torch
-from conftest import Acceptance, greedy, runner_of, scheduler_of, speculator_of, std, token_prompts
+from helpers import Acceptance, greedy, runner_of, scheduler_of, speculator_of, std, token_prompts
 from vllm import SamplingParams
 
 from vllm_std.control import scheduler as seam

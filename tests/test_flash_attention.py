@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from conftest import (
+from helpers import (
     SIGN_MODEL,
     Acceptance,
     draft_lengths,

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import std
+from helpers import std
 from vllm.config.compilation import CUDAGraphMode
 
 if torch.cuda.is_available():

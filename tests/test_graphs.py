@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import SIGN_MODEL, Acceptance, draft_lengths, speculator_of, std, token_prompts
+from helpers import SIGN_MODEL, Acceptance, draft_lengths, speculator_of, std, token_prompts
 from safetensors.torch import load_file, save_file
 from tiny_models import EMBEDDING_SCALE
 

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import Acceptance, draft_lengths, greedy, runner_of, speculator_of, std, token_prompts
+from helpers import Acceptance, draft_lengths, greedy, runner_of, speculator_of, std, token_prompts
 
 from vllm_std.patches import groups
 

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import Acceptance, std, token_prompts
+from helpers import Acceptance, std, token_prompts
 from typer.testing import CliRunner
 from vllm import SamplingParams
 
@@ -18,7 +18,7 @@ from vllm_std.tools.prompts import load_prompts
 
 TOKENS, GAMMA = 16, 3
 WORDS = "clock sign scene small orange diamond upper left navy video from until describe follow".split()
-ENGINE = {"dtype": "float32", "block_size": 32}  # what the engines of conftest have
+ENGINE = {"dtype": "float32", "block_size": 32}  # what the engines of helpers.py have
 
 
 def vllm_std(*args) -> tuple[int, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
-from conftest import ROOT, std
+from helpers import ROOT, std
 
 sys.path.insert(0, str(ROOT / "scripts/bench"))
 from servers import serve, wait_for

@@ -1,7 +1,7 @@
 """LoRA: a request's adapter is applied to its draft steps as to its dense pass."""
 
 import pytest
-from conftest import Acceptance, std, token_prompts
+from helpers import Acceptance, std, token_prompts
 from lora import make_adapter
 from vllm import SamplingParams
 from vllm.lora.request import LoRARequest

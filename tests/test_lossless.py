@@ -1,7 +1,7 @@
 """Greedy tokens with std equal plain vLLM's, in float32, whatever the policy, draft length, budget or prompt."""
 
 import pytest
-from conftest import ROOT, SIGN_MODEL, SMOLLM2, Acceptance, draft_lengths, greedy, keep_async, std, token_prompts
+from helpers import ROOT, SIGN_MODEL, SMOLLM2, Acceptance, draft_lengths, greedy, keep_async, std, token_prompts
 from tiny_models import SUPPORTED_TEXT, SUPPORTED_VIDEO, noise_video, video_prompt
 from vllm import SamplingParams
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, SIGN_MODEL, greedy, std, token_prompts
+from helpers import ROOT, SIGN_MODEL, greedy, std, token_prompts
 from prometheus_client import REGISTRY, generate_latest
 from vllm.engine.arg_utils import EngineArgs
 from vllm.v1.engine import core_client

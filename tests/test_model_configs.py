@@ -9,7 +9,7 @@ import full_models
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, speculator_of, token_prompts
+from helpers import ROOT, speculator_of, token_prompts
 from tiny_models import SUPPORTED_VIDEO, video_prompt
 from typer.testing import CliRunner
 from vllm import SamplingParams

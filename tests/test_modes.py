@@ -3,7 +3,7 @@ operator's own. With std the answers are plain vLLM's."""
 
 import pytest
 import torch
-from conftest import Acceptance, greedy, scheduler_of, std, token_prompts
+from helpers import Acceptance, greedy, scheduler_of, std, token_prompts
 from safetensors.torch import load_file
 from vllm import SamplingParams
 from vllm.v1.worker.gpu.sample.logits_processor.interface import LogitsProcessor

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import SIGN_MODEL, Acceptance, greedy, std
+from helpers import SIGN_MODEL, Acceptance, greedy, std
 from PIL import Image
 from tiny_models import FRAME, SUPPORTED_VIDEO, noise_video, video_prompt
 from vllm import SamplingParams

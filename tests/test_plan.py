@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import full_models
 import pytest
 import transformers
-from conftest import ROOT
+from helpers import ROOT
 from tiny_models import CONFIGS, REFUSED
 from typer.testing import CliRunner
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import vllm
-from conftest import SIGN_MODEL
+from helpers import SIGN_MODEL
 from vllm.engine.arg_utils import EngineArgs
 
 from vllm_std import plugin

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import full_models
 import pytest
-from conftest import ROOT, SIGN_MODEL
+from helpers import ROOT, SIGN_MODEL
 from typer.main import get_command
 from typer.testing import CliRunner
 from vllm.engine.arg_utils import EngineArgs

@@ -9,7 +9,7 @@ import itertools
 
 import pytest
 import torch
-from conftest import SIGN_MODEL, greedy, speculator_of, std, token_prompts
+from helpers import SIGN_MODEL, greedy, speculator_of, std, token_prompts
 from reference import POLICIES, Options, Reference, Round, paged_attention
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
 

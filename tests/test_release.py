@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 MODEL_FILES = {path.name for path in (ROOT / "vllm_std/tools/demo/tiny-sign-vlm").iterdir()}
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import Acceptance, std, token_prompts
+from helpers import Acceptance, std, token_prompts
 from vllm import SamplingParams
 from vllm.sampling_params import RepetitionDetectionParams, RequestOutputKind, StructuredOutputsParams
 

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from conftest import Acceptance, keep_async, std
+from helpers import Acceptance, keep_async, std
 from hypothesis import HealthCheck, Phase, given, settings
 from schedules import POOL, SCHEDULES, Driver
 

@@ -14,7 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, scheduler_of, speculator_of, std, token_prompts
+from helpers import ROOT, scheduler_of, speculator_of, std, token_prompts
 
 PACKAGE = ROOT / "vllm_std"
 MODULES = sorted(PACKAGE.rglob("*.py"))

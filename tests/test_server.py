@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import requests
-from conftest import ROOT, SIGN_MODEL
+from helpers import ROOT, SIGN_MODEL
 from servers import answer, counters, serve, wait_for
 
 from vllm_std.tools.demo.sign_video import SignVideo

@@ -1,7 +1,7 @@
 """Requests that are continued: sessions with streaming input get plain vLLM's tokens, turn by turn."""
 
 import pytest
-from conftest import keep_async, scheduler_of, std, token_prompts
+from helpers import keep_async, scheduler_of, std, token_prompts
 from vllm import SamplingParams
 
 pytestmark = [pytest.mark.engine, pytest.mark.versions]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import SIGN_MODEL, Acceptance, draft_lengths, greedy, runner_of, speculator_of, std, token_prompts
+from helpers import SIGN_MODEL, Acceptance, draft_lengths, greedy, runner_of, speculator_of, std, token_prompts
 from vllm.v1.executor import Executor
 
 from vllm_std.selection.summaries import granule, share_of_kv

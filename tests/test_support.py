@@ -4,7 +4,7 @@ import ast
 import sys
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import support_matrix  # noqa: E402

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import Acceptance, greedy, std, token_prompts
+from helpers import Acceptance, greedy, std, token_prompts
 from vllm import SamplingParams, envs
 from vllm.platforms import current_platform
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import Acceptance, greedy, speculator_of, std, token_prompts
+from helpers import Acceptance, greedy, speculator_of, std, token_prompts
 from vllm.platforms import current_platform
 from vllm.v1.attention import selector
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import Acceptance, speculator_of, std, token_prompts
+from helpers import Acceptance, speculator_of, std, token_prompts
 from vllm import SamplingParams
 
 pytestmark = [pytest.mark.engine, pytest.mark.versions]

@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from conftest import ROOT, SMOLLM2, Acceptance, greedy, std, token_prompts
+from helpers import ROOT, SMOLLM2, Acceptance, greedy, std, token_prompts
 from tiny_models import WINDOWED, WINDOWED_IMAGES, image_prompt, noise_video
 
 SHORT, LONG = token_prompts([1, 45, 60], seed=9), token_prompts([300, 97, 620], seed=9)

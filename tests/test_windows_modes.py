@@ -3,7 +3,8 @@
 import fa3
 import pytest
 import torch
-from conftest import (
+from cpu_graphs import decode_graphs
+from helpers import (
     Acceptance,
     draft_lengths,
     greedy,
@@ -14,7 +15,6 @@ from conftest import (
     std,
     token_prompts,
 )
-from cpu_graphs import decode_graphs
 from hypothesis import settings
 from schedules import POOL, Driver
 from test_schedules import PROFILE, hold
