@@ -16,9 +16,10 @@ from tiny_models import CONFIGS, REFUSED
 from typer.testing import CliRunner
 
 sys.path.insert(0, str(ROOT / "scripts"))
-import gpu_records  # noqa: E402
-import gpu_report  # noqa: E402
-from gpu_parts import QWEN2_7B, SHAPES, TINY, VICUNA_7B, std  # noqa: E402
+from gpu.parts import std  # noqa: E402
+from gpu.records import load as load_records  # noqa: E402
+from gpu.report import compared_cells  # noqa: E402
+from gpu.shapes import QWEN2_7B, SHAPES, TINY, VICUNA_7B  # noqa: E402
 
 from vllm_std.control import Costs  # noqa: E402
 from vllm_std.mask import MaskShape  # noqa: E402
@@ -82,13 +83,13 @@ def test_a_draft_step_costs_a_third_of_a_plain_one_at_32x32k_and_nearly_all_of_i
     assert 1.6 < select_ms < 4, "what it reads takes 1.6 ms at the full rate of the memory"
 
 
-# ------------------------------------------------------------ times that gpu_day.sh has measured
+# ------------------------------------------------------------ times that gpu/day.sh has measured
 
 
 def compare(rows: list[dict]) -> list[tuple[float, str]]:
-    """(predicted over measured speed-up, cell) of synthetic acceptance, worst first; rows: records of gpu_day.sh."""
+    """(predicted over measured speed-up, cell) of synthetic acceptance, worst first; rows: records of gpu/day.sh."""
     found = []
-    for row in gpu_report.cells(rows):
+    for row in compared_cells(rows):
         if row["rate"] is None or row["gamma"] == "adaptive" or row["options"]["method"] != "std" or not row["ratios"]:
             continue
         fields, top_k = SHAPES[row["model"]] | (TINY if row["tiny"] else {}), row["options"]["top_k"]
@@ -101,7 +102,7 @@ def compare(rows: list[dict]) -> list[tuple[float, str]]:
 
 
 def made_up_records(off: dict[int, float]) -> list[dict]:
-    """As gpu_day.sh writes them: plain, and a cell for each draft length whose speed-up is 1/off of the predicted."""
+    """As gpu/day.sh writes them: plain, and a cell for each draft length whose speed-up is 1/off of the predicted."""
     shared = dict(what="cell", part="7b", model="qwen2-7b", batch=32, context=32000, temperature=0.0, call="one")
     shared |= dict(device=MEASURED["device"], vllm="0", source="0", tiny=False, options=std(top_k=1024))
     speeds = [(0, None, 1000.0), (0, None, 990.0)]
@@ -121,7 +122,7 @@ def test_comparing_finds_the_cells_that_are_off():
 
 @pytest.mark.parametrize("file", sorted((RESULTS / "gpu").glob("*.jsonl")), ids=lambda file: file.stem)
 def test_predicted_speedups_are_those_of_the_bench(file):
-    found = compare(gpu_records.load(file))
+    found = compare(load_records(file))
     if not found:
         pytest.skip("no speed-ups in this file")
     worst = "; ".join(name for _, name in found[:5])

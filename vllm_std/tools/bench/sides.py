@@ -32,8 +32,8 @@ def running_server(url: str) -> ServerOf:
     return lambda side: nullcontext(url.rstrip("/"))
 
 
-def turns(repeats: int) -> Iterator[tuple[int, str]]:
+def turns(repeats: int, sides: tuple[str, str] = SIDES) -> Iterator[tuple[int, str]]:
     """(repeat, side): so many turns of each side; which side begins changes from one repeat to the next."""
     for repeat in range(repeats):
-        for side in SIDES if repeat % 2 == 0 else reversed(SIDES):
+        for side in sides if repeat % 2 == 0 else reversed(sides):
             yield repeat, side

@@ -4,17 +4,21 @@ import multiprocessing
 import os
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
-from gpu_options import Setup
+from gpu.options import Setup
 
+from vllm_std.patches.benchmark import without_std
+
+# Of all sides; without a GPU also ON_CPU.
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_USE_V2_MODEL_RUNNER": "1", "VLLM_NO_USAGE_STATS": "1",
     "HF_HUB_OFFLINE": "1", "VLLM_HOST_IP": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo", "VLLM_LOGGING_LEVEL": "INFO",
     "VLLM_USE_FLASHINFER_SAMPLER": "0",
 }  # fmt: skip
 ON_CPU = {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-END_S = 60  # for a process to end, its GPU memory with it
+END_S = 60  # seconds for a process to end, its GPU memory with it
 
 
 class SideError(Exception):
@@ -23,10 +27,8 @@ class SideError(Exception):
 
 def environment(side: str, device: str) -> dict[str, str]:
     """What vLLM is to find in the environment. Plain vLLM and its own methods do not load the plugin."""
-    from vllm_std.patches.benchmark import without_std
-
-    found = ENVIRONMENT | (ON_CPU if device == "cpu" else {})
-    return found if side.startswith("std") else found | {"VLLM_PLUGINS": without_std()}
+    variables = ENVIRONMENT | (ON_CPU if device == "cpu" else {})
+    return variables if side.startswith("std") else variables | {"VLLM_PLUGINS": without_std()}
 
 
 def serve(pipe, side: str, setup: Setup, variables: dict[str, str], log: Path) -> None:
@@ -40,7 +42,7 @@ def serve(pipe, side: str, setup: Setup, variables: dict[str, str], log: Path) -
     while True:
         try:
             if engine is None:
-                from gpu_engine import Engine
+                from gpu.engine import Engine  # which imports vLLM, when its environment is there
 
                 engine = Engine(side, setup)
                 pipe.send((True, engine.facts()))
@@ -59,12 +61,16 @@ def serve(pipe, side: str, setup: Setup, variables: dict[str, str], log: Path) -
 
 
 class Side:
-    """Starts the process and waits until its engine is up. until: seconds since 1970 at which nothing is waited for any
-    more. Raises SideError, here and in `ask`, where it does not work, or not in time."""
+    """Starts the process and waits until its engine is up.
+
+    until: seconds since 1970 at which nothing is waited for any more. Raises SideError, here and in `ask`, where it
+    does not work, or not in time.
+    """
 
     def __init__(self, name: str, setup: Setup, log: Path, until: float, variables: dict[str, str] | None = None):
+        self.name = name
+        self.until = until
         spawn = multiprocessing.get_context("spawn")
-        self.name, self.until, self.log = name, until, log
         self.pipe, there = spawn.Pipe()
         variables = environment(name, setup.device) | (variables or {})
         self.process = spawn.Process(target=serve, args=(there, name, setup, variables, log), daemon=True)
@@ -114,10 +120,8 @@ class Side:
 
     def close(self) -> None:
         if self.alive:
-            try:
+            with suppress(OSError):
                 self.pipe.send(("end",))
                 self.process.join(END_S)
-            except OSError:
-                pass
             self.process.kill()
         self.process.join()

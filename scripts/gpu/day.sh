@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Everything that is to be measured on one GPU: see gpu_day.sh --help. --runtime DIR: vLLM for this Python as .tar.xz
+# Everything that is to be measured on one GPU: see day.sh --help. --runtime DIR: vLLM for this Python as .tar.xz
 # archives and .whl files, unpacked once and put before what is installed; without it, the Python on PATH must have vLLM.
 set -euo pipefail
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 python=${PYTHON:-python3}
 runtime="" words=()
 while [ $# -gt 0 ]; do
@@ -13,7 +13,7 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-path=$root
+path=$root:$root/scripts
 if [ -n "$runtime" ]; then
   site=${TMPDIR:-/tmp}/vllm-std-runtime found=0
   mkdir -p "$site"
@@ -27,8 +27,8 @@ if [ -n "$runtime" ]; then
     esac
     touch "$mark"
   done
-  [ $found = 1 ] || { echo "gpu_day.sh: --runtime $runtime holds no .tar.xz archive and no .whl file" >&2; exit 2; }
-  path=$root:$site
+  [ $found = 1 ] || { echo "day.sh: --runtime $runtime holds no .tar.xz archive and no .whl file" >&2; exit 2; }
+  path=$path:$site
 fi
 export PYTHONPATH="$path${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
-exec "$python" "$root/scripts/gpu_day.py" ${words[@]+"${words[@]}"}
+exec "$python" -m gpu.day ${words[@]+"${words[@]}"}

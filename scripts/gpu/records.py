@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gpu_parts import PARTS, Cell
+from gpu.parts import PARTS, TimedCell
 
 SETTINGS = ("device", "vllm", "source", "tiny")  # what records must share to be one measurement
 
@@ -15,17 +15,20 @@ def load(file: Path) -> list[dict]:
     if not file.exists():
         return []
     text = file.read_text()
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        file.write_text(whole)
-    return [json.loads(line) for line in whole.splitlines()]
+    whole_lines = text[: text.rfind("\n") + 1]
+    if whole_lines != text:
+        file.write_text(whole_lines)
+    return [json.loads(line) for line in whole_lines.splitlines()]
 
 
 class Records:
     """Adds to a file, line by line. shared: what all records of this call say; part: of those to come."""
 
     def __init__(self, file: Path, shared: dict[str, Any]):
-        self.file, self.shared, self.part, self.rows = file, shared, "", load(file)
+        self.file = file
+        self.shared = shared
+        self.part = ""
+        self.rows = load(file)
 
     def add(self, **fields) -> dict[str, Any]:
         row = {"part": self.part, **fields, **self.shared}
@@ -34,14 +37,13 @@ class Records:
             file.write(json.dumps(row) + "\n")
         return row
 
-    def has(self, part: str, cell: Cell) -> bool:
+    def has_cell(self, part: str, cell: TimedCell) -> bool:
         """Whether the cell was measured with the same settings, or was found not to fit."""
-        where = {"part": part, "side": cell.side, "batch": cell.batch, "context": cell.context}
-        wanted = asdict(cell) | {"what": "cell", "part": part, "options": PARTS[part].sides.get(cell.side)}
-        if self.shared["tiny"]:
-            wanted["options"] = PARTS[part].shrunk().sides.get(cell.side)
-        return self.holds(**wanted) or self.holds(what="skipped", **where)
+        sides = (PARTS[part].shrunk() if self.shared["tiny"] else PARTS[part]).sides
+        if self.has(what="cell", part=part, options=sides.get(cell.side), **asdict(cell)):
+            return True
+        return self.has(what="skipped", part=part, side=cell.side, batch=cell.batch, context=cell.context)
 
-    def holds(self, **wanted) -> bool:
-        wanted |= {name: self.shared[name] for name in SETTINGS}
-        return any(all(row.get(name) == value for name, value in wanted.items()) for row in self.rows)
+    def has(self, **fields) -> bool:
+        fields |= {name: self.shared[name] for name in SETTINGS}
+        return any(all(row.get(name) == value for name, value in fields.items()) for row in self.rows)

@@ -1,40 +1,40 @@
-"""The section of docs/speed.md that says what gpu_day.sh has measured on a GPU.
+"""The section of docs/speed.md that says what scripts/gpu/day.sh has measured on a GPU.
 
-python scripts/gpu_page.py             # write it from docs/records/gpu/*.jsonl; --check only compares
-python scripts/gpu_page.py FILE ...    # print the table of these records instead
+PYTHONPATH=scripts python -m gpu.page             # write it from docs/records/gpu/*.jsonl; --check only compares
+PYTHONPATH=scripts python -m gpu.page FILE ...    # print the table of these records instead
 """
 
 import argparse
 from pathlib import Path
 
-from gpu_parts import PARTS
-from gpu_records import load
-from gpu_report import HEAD, cells, failures, fields, kernels_line, last, never_slower, report, start_line, starts
+from bench import marked
+from gpu.parts import PARTS
+from gpu.records import load
+from gpu.report import HEAD, compared_cells, failures, fields, kernels_line, last, never_slower, start_line, starts
+from gpu.terminal import terminal_report
 
-ROOT = Path(__file__).resolve().parent.parent
-RESULTS, PAGE = ROOT / "docs/records/gpu", ROOT / "docs/speed.md"
-BEGIN, END = "<!-- gpu: begin (scripts/gpu_page.py) -->", "<!-- gpu: end -->"
+ROOT = Path(__file__).resolve().parents[2]
+RECORDS = ROOT / "docs/records/gpu"
+PAGE = ROOT / "docs/speed.md"
+BEGIN = "<!-- gpu: begin (scripts/gpu/page.py) -->"
+END = "<!-- gpu: end -->"
 NOTHING = "std has not run on a GPU yet."
+FACTS = ("device", "driver", "vllm", "torch", "commit")
 
 
 def section(rows: list[dict]) -> str:
+    """In Markdown; records of a CPU and of tiny models are left out."""
     rows = [row for row in rows if row["device"] != "cpu" and not row["tiny"]]
     if not rows:
         return NOTHING
-    found, said = cells(rows), []
-    for facts in dict.fromkeys(
-        (row["device"], row["driver"], row["vllm"], row["torch"], row["commit"]) for row in rows
-    ):
-        said.append("{}, driver {}, vLLM {}, torch {}, commit {}".format(*facts))
+    facts = dict.fromkeys(tuple(row[name] for name in FACTS) for row in rows)
+    said = ["{}, driver {}, vLLM {}, torch {}, commit {}".format(*each) for each in facts]
+    cells = compared_cells(rows)
     lines = ["; ".join(said) + ". Decode tokens/s over plain vLLM's of the same call, median and range:", ""]
-    for part in dict.fromkeys(row["part"] for row in found):
-        lines += [
-            f"**{PARTS[part].title}**",
-            "",
-            *table(HEAD, [fields(row) for row in found if row["part"] == part]),
-            "",
-        ]
-    lines += [sentence for line in never_slower(found) for sentence in (line[0].upper() + line[1:] + ".", "")]
+    for part in dict.fromkeys(row["part"] for row in cells):
+        lines += [f"**{PARTS[part].title}**", ""]
+        lines += [*table(HEAD, [fields(row) for row in cells if row["part"] == part]), ""]
+    lines += [text for line in never_slower(cells) for text in (line[0].upper() + line[1:] + ".", "")]
     kernels = last(rows, "kernels", "batch", "context")
     if kernels:
         lines += ["Selection alone, ms of a round (the goal is half of the memory's full rate):", ""]
@@ -57,13 +57,10 @@ def main() -> None:
         if not file.is_file():
             parser.error(f"{file} is not a file of records")
     if args.files:
-        print(report([row for file in args.files for row in load(file)]))
+        print(terminal_report([row for file in args.files for row in load(file)]))
         return
-    from bench import marked
-
-    marked.write(
-        PAGE, BEGIN, END, section([r for file in sorted(RESULTS.glob("*.jsonl")) for r in load(file)]), args.check
-    )
+    rows = [row for file in sorted(RECORDS.glob("*.jsonl")) for row in load(file)]
+    marked.write(PAGE, BEGIN, END, section(rows), args.check)
 
 
 if __name__ == "__main__":

@@ -2,29 +2,8 @@
 
 from dataclasses import dataclass, field, replace
 
-DECODER = dict(
-    hidden_act="silu", rms_norm_eps=1e-6, tie_word_embeddings=False, max_position_embeddings=40960,
-    initializer_range=0.02, bos_token_id=0, eos_token_id=1, dtype="bfloat16", use_cache=True,
-)  # fmt: skip
-QWEN2_7B = dict(
-    DECODER, architectures=["Qwen2ForCausalLM"], model_type="qwen2", rope_theta=1e6, use_sliding_window=False,
-    hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4,
-    vocab_size=152064,
-)  # fmt: skip
-QWEN3_8B = dict(
-    DECODER, architectures=["Qwen3ForCausalLM"], model_type="qwen3", rope_theta=1e6, use_sliding_window=False,
-    hidden_size=4096, intermediate_size=12288, num_hidden_layers=36, num_attention_heads=32, num_key_value_heads=8,
-    head_dim=128, vocab_size=151936,
-)  # fmt: skip
-VICUNA_7B = dict(
-    DECODER, architectures=["LlamaForCausalLM"], model_type="llama", rope_theta=1e4, hidden_size=4096,
-    intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=32, vocab_size=32000,
-)  # fmt: skip
-TINY = dict(
-    hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-    vocab_size=704, head_dim=32,
-)  # fmt: skip
-SHAPES = {"qwen2-7b": QWEN2_7B, "qwen3-8b": QWEN3_8B, "vicuna-7b": VICUNA_7B}  # all other models are trained
+from gpu.shapes import SHAPES
+
 NGRAM = {"method": "ngram", "num_speculative_tokens": 5, "prompt_lookup_min": 2, "prompt_lookup_max": 4}
 
 
@@ -33,7 +12,7 @@ def std(**options) -> dict:
 
 
 @dataclass(frozen=True)
-class Cell:
+class TimedCell:
     """What is timed: `batch` requests with `context` cached tokens each decode on the engine `side`.
 
     gamma: draft length, or "adaptive": as std chooses it, step by step. rate: the chance of a draft to be accepted
@@ -50,40 +29,41 @@ class Cell:
     def __str__(self) -> str:
         drafts = "" if self.side == "plain" else f" gamma={self.gamma}"
         rate = "" if self.rate is None else f" p={self.rate}"
-        warm = f" T={self.temperature}" if self.temperature else ""
-        return f"{self.side} {self.batch} x {self.context:,}{drafts}{rate}{warm}"
+        temperature = f" T={self.temperature}" if self.temperature else ""
+        return f"{self.side} {self.batch} x {self.context:,}{drafts}{rate}{temperature}"
 
 
 @dataclass(frozen=True)
 class Part:
     """rows: (requests, tokens of context). sides: options of speculative decoding, plain vLLM is always there as well.
 
-    draws: by side, (draft length, synthetic acceptance, temperature) of each of its cells. tokens: of an answer. turns:
-    how often each cell is timed. together: all engines fit the GPU at once and take turns; else plain vLLM runs before
-    the others and again after them. minutes: what the part takes on an H100, roughly.
+    drafts: by side, (draft length, synthetic acceptance, temperature) of each of its cells. tokens: of an answer.
+    turns: how often each cell is timed. together: all engines fit the GPU at once and take turns; else plain vLLM runs
+    before the others and again after them. minutes: what the part takes on an H100, roughly.
     """
 
     title: str
     model: str
     rows: tuple[tuple[int, int], ...]
     sides: dict[str, dict]
-    draws: dict[str, tuple]
+    drafts: dict[str, tuple]
     minutes: int
     tokens: int = 192
     turns: int = 4
     together: bool = False
     tiny: bool = field(default=False)
 
-    def cells(self, side: str) -> list[Cell]:
-        draws = self.draws[side] if side != "plain" else [(0, None, warmth) for warmth in self.temperatures]
-        return [Cell(side, *row, *draw) for row in self.rows for draw in draws]
+    def cells(self, side: str) -> list[TimedCell]:
+        drafts = self.drafts[side] if side != "plain" else [(0, None, heat) for heat in self.temperatures]
+        return [TimedCell(side, *row, *draft) for row in self.rows for draft in drafts]
 
     @property
     def temperatures(self) -> list[float]:
-        return sorted({draw[2] for draws in self.draws.values() for draw in draws})
+        return sorted({draft[2] for drafts in self.drafts.values() for draft in drafts})
 
     @property
     def trained(self) -> bool:
+        """Whether the model has weights of its own, and not dummy ones."""
         return self.model not in SHAPES
 
     def shrunk(self) -> "Part":
@@ -94,8 +74,8 @@ class Part:
             name: given | ({"top_k": top_k, "calibrate": False} if given["method"] == "std" else {})
             for name, given in self.sides.items()
         }
-        draws = {name: given[:2] for name, given in self.draws.items()}
-        return replace(self, rows=rows, sides=sides, draws=draws, tokens=96, turns=2, tiny=True)
+        drafts = {name: given[:2] for name, given in self.drafts.items()}
+        return replace(self, rows=rows, sides=sides, drafts=drafts, tokens=96, turns=2, tiny=True)
 
 
 PARTS = {
