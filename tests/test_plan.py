@@ -25,7 +25,9 @@ from vllm_std.control import Costs  # noqa: E402
 from vllm_std.mask import MaskShape  # noqa: E402
 from vllm_std.models import load as load_config  # noqa: E402
 from vllm_std.refusals import refuse_model  # noqa: E402
-from vllm_std.roofline.estimate import Shape, device_named, estimate, for_engine, kv_seconds, pass_parts  # noqa: E402
+from vllm_std.roofline.devices import device_named  # noqa: E402
+from vllm_std.roofline.estimate import estimate, for_engine, kv_seconds, pass_parts  # noqa: E402
+from vllm_std.roofline.shape import Shape  # noqa: E402
 from vllm_std.tools.cli import app  # noqa: E402
 from vllm_std.tools.plan.limits import memory_need, time_shares  # noqa: E402
 from vllm_std.tools.plan.predict import fastest, plain_seconds, predictions, tokens_per_step  # noqa: E402
@@ -151,7 +153,8 @@ def test_one_request_of_a_gqa_model_gains_nothing_and_one_of_an_mha_model_does()
 
 def test_two_workers_halve_weights_and_kv_and_wait_for_each_other():
     one, two, device = shape_of(QWEN2_7B), shape_of(QWEN2_7B, workers=2), device_named("H100")
-    assert (two.weights, two.active, two.kv_bytes) == (one.weights / 2, one.active / 2, one.kv_bytes / 2)
+    assert two.kv_bytes == one.kv_bytes / 2 and two.weights.active == one.weights.active / 2
+    assert two.weights.every_pass == one.weights.every_pass / 2
     parts = [pass_parts(shape, device, 1) for shape in (one, two)]
     assert parts[1]["weights"] == parts[0]["weights"] / 2 and parts[1]["launches"] > parts[0]["launches"]
     assert shape_of(QWEN2_7B, workers=7).kv_heads == 1, "a KV head cannot be split"
@@ -161,19 +164,23 @@ def test_two_workers_halve_weights_and_kv_and_wait_for_each_other():
 
 def test_shapes_are_those_of_the_models():
     qwen = shape_of(QWEN2_7B)
-    assert qwen.kv_bytes == 57344 and qwen.stored == pytest.approx(15.2e9, rel=0.01)
+    assert qwen.kv_bytes == 57344 and qwen.weights.stored == pytest.approx(15.2e9, rel=0.01)
     assert shape_of(QWEN2_7B, cache_dtype="fp8").kv_bytes == 57344 / 2
     packed = Shape.of(transformers.Qwen2Config(**QWEN2_7B, quantization_config={"quant_method": "awq", "bits": 4}))
-    assert packed.stored == pytest.approx(15.23e9 - 1.5 * 6.53e9, rel=0.01), "embeddings and head stay as they are"
+    assert packed.weights.stored == pytest.approx(15.23e9 - 1.5 * 6.53e9, rel=0.01), (
+        "embeddings and head stay as they are"
+    )
     tied = shape_of(QWEN2_7B | {"tie_word_embeddings": True})
-    assert tied.weights == qwen.weights and qwen.stored - tied.stored == 2 * 3584 * 152064
+    assert tied.weights.every_pass == qwen.weights.every_pass
+    assert qwen.weights.stored - tied.weights.stored == 2 * 3584 * 152064
 
 
 def test_few_tokens_read_few_experts():
     moe = Shape.of(transformers.MixtralConfig(**MIXTRAL))
-    assert moe.stored == pytest.approx(93.4e9, rel=0.01) and moe.active == pytest.approx(12.7e9, rel=0.02)
-    assert moe.weights_read(1) == pytest.approx(2 * moe.active, rel=0.01)
-    assert moe.weights_read(64) == pytest.approx(moe.weights + moe.experts)
+    assert moe.weights.stored == pytest.approx(93.4e9, rel=0.01)
+    assert moe.weights.active == pytest.approx(12.7e9, rel=0.02)
+    assert moe.weights.read(1) == pytest.approx(2 * moe.weights.active, rel=0.01)
+    assert moe.weights.read(64) == pytest.approx(moe.weights.every_pass + moe.weights.experts)
 
 
 GPT_OSS = dict(full_models.GPT_OSS, dtype="bfloat16")
@@ -222,26 +229,28 @@ def test_layers_of_different_heads_are_counted_as_they_are():
     shape = Shape.of(transformers.Gemma4TextConfig(**GEMMA_4))
     assert (shape.full, shape.kv_heads, shape.head_size) == (10, 4, 512)
     assert shape.kv_bytes == 10 * 2 * 4 * 512 * 2 and shape.windowed_bytes == 50 * 2 * 16 * 256 * 2
-    assert shape.stored == pytest.approx(61e9, rel=0.03)
+    assert shape.weights.stored == pytest.approx(61e9, rel=0.03)
 
 
 def test_experts_packed_in_four_bits_stand_beside_attention_that_is_not():
     shape = Shape.of(transformers.GptOssConfig(**GPT_OSS))
     assert (shape.full, shape.windowed, shape.window) == (12, 12, 128)
-    assert shape.stored == pytest.approx(13.8e9, rel=0.05), "as published"
-    assert shape.active == pytest.approx(3.6e9, rel=0.1)
+    assert shape.weights.stored == pytest.approx(13.8e9, rel=0.05), "as published"
+    assert shape.weights.active == pytest.approx(3.6e9, rel=0.1)
 
 
 def test_a_draft_pass_of_many_requests_reads_the_experts_that_a_dense_pass_reads():
     """So that drafting saves the reading of KV and nothing else."""
     config = transformers.GptOssConfig(**GPT_OSS)
     few, many = (windowed(config, 32768, batch) for batch in (1, 64))
-    assert many.shape.weights_read(64) == pytest.approx(many.shape.weights + many.shape.experts, rel=0.01)
-    assert few.shape.weights_read(1) < 0.4 * many.shape.weights_read(64)
+    assert many.shape.weights.read(64) == pytest.approx(
+        many.shape.weights.every_pass + many.shape.weights.experts, rel=0.01
+    )
+    assert few.shape.weights.read(1) < 0.4 * many.shape.weights.read(64)
     for load in (few, many):
         best = fastest(predictions(load))
         weights = time_shares(load, best)["draft step"]["weights"] * best.draft_ms / 1e3
-        read = load.shape.weights_read(load.batch) / (0.85 * load.device.bandwidth)
+        read = load.shape.weights.read(load.batch) / (0.85 * load.device.bandwidth)
         assert weights == pytest.approx(read, rel=0.01)
 
 
@@ -457,7 +466,7 @@ def test_what_std_refuses_is_not_planned(name, tmp_path):
     architecture, fields = CONFIGS[name]
     getattr(transformers, architecture).config_class(architectures=[architecture], **fields).save_pretrained(tmp_path)
     code, output = vllm_std("--model", tmp_path, "--gpu", "H100", "--batch", 1, "--context", 9000)
-    assert code == 2 and f"'std' does not support --model {tmp_path} (" in output
+    assert code == 2 and f"'std' does not support --model={tmp_path} (" in output
 
 
 def test_without_matplotlib_there_is_no_map(monkeypatch, folder):

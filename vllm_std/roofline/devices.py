@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
-PER_PASS = 0.2e-3  # s: what a pass needs besides its layers: sampling, and the host's part that nothing hides
-PER_LAYER = 35e-6  # s: the ten or so kernels of a layer, in a CUDA graph, one starting where the other ends
-# Of a GPU that nobody has listed: FLOP for each byte that its memory moves. An A100 has 153, an L40S 419, an H100 295.
-FLOPS_PER_BYTE = 200
-OTHER = {"laptop", "max", "mig"}  # a laptop's GPU, and a slice of one, share no more than a name with the whole
+PER_PASS = 0.2e-3  # seconds of a pass besides its layers, for sampling and the host's part; measured on an H100
+PER_LAYER = 35e-6  # seconds between the ten or so kernels of a layer, in a CUDA graph; measured on an H100
+FLOPS_PER_BYTE = 200  # of a GPU without a data sheet here; an A100 has 153, an L40S 419, an H100 295
+TRANSFERS_PER_CLOCK = 2  # of a GPU's memory
+# Words in the names of GPUs that share no more than a name with the whole one: of a laptop, or a slice.
+OTHER = {"laptop", "max", "mig"}
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,9 @@ DEVICES = {name: Device(name, t * 1e12, f * 1e12, gib * 2**30) for name, (t, f, 
 
 
 def cpu() -> Device:
-    """A desktop's memory, roughly: a server's is several times as fast, that of two shared cores a fraction.
+    """A desktop's memory, assumed: a server's is several times as fast, that of two shared cores a fraction.
 
-    What every pass takes was seen on such two cores, with vLLM's Triton kernels interpreted and no graphs.
+    What every pass takes was measured on two such cores, with vLLM's Triton kernels interpreted and no graphs.
     """
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Device("CPU", bandwidth=50e9, flops=1e12, memory=memory, per_pass=10e-3, per_layer=0.3e-3)
@@ -73,14 +74,14 @@ def device_named(
     memory_clock, bus_width, memory: kHz, bits and bytes of a GPU without a data sheet here, as torch's device
     properties have them. Raises ValueError where there is neither.
     """
-    given = _words(name)
-    if given == {"cpu"}:
+    words = _words(name)
+    if words == {"cpu"}:
         return cpu()
-    for device in DEVICES.values() if not given & OTHER else ():
-        if _words(device.name) <= given:
+    for device in DEVICES.values() if not words & OTHER else ():
+        if _words(device.name) <= words:
             return device
     if memory_clock and bus_width:
-        bandwidth = 2 * memory_clock * 1e3 * bus_width / 8  # two transfers a clock
+        bandwidth = TRANSFERS_PER_CLOCK * memory_clock * 1e3 * bus_width / 8
         return Device(name, bandwidth, FLOPS_PER_BYTE * bandwidth, memory or 0.0)
     raise ValueError(f"{name} is not a GPU whose data sheet is known here: use one of {', '.join(DEVICES)}, or CPU.")
 

@@ -8,48 +8,47 @@ import math
 
 from vllm_std.control.costs import Costs
 from vllm_std.mask import MaskShape, cdiv
-from vllm_std.roofline.devices import DEVICES, Device, device_here, device_named
+from vllm_std.roofline.devices import Device, device_here
 from vllm_std.roofline.shape import Shape
 
-__all__ = ["DEVICES", "Device", "Shape", "device_named", "estimate", "for_engine"]
-
-WEIGHTS = 0.85  # of the memory's rate, while weights are read: matrices of some tens of MB, with pauses between them
-KV = 0.98  # of it, while attention reads whole contexts: one request's KV runs beside another's, and nothing pauses
-SCATTERED = 0.45  # of it, while attention reads a mask: 0.045 ms for 67 MB; assumed of selection, which was not timed
-ARITHMETIC = 0.6  # of the FLOP/s, where a pass has so many tokens that they bound it; assumed
-ALL_REDUCE = 10e-6  # s: of one token's hidden state, twice a layer, where workers share the model; assumed
-SELECTION = 0.1e-3  # s: the launches of a selection, however little it reads; assumed
-CANDIDATES = 3  # times the blocks to choose whose keys are read, as in `selection.reading`, in long contexts
-GRANULE = 16  # tokens of a mean key, as in `selection.summaries`
-SCORES = 3 * 2  # bytes moved for a block and a query head: a float16, written once and read twice
+# "Measured" is fitted to the H100 record; "assumed" was not measured.
+WEIGHTS = 0.85  # of the memory's rate while a pass reads weights, in matrices of some tens of MB; measured
+KV = 0.98  # of the memory's rate while attention reads whole contexts of many requests; measured
+SCATTERED = 0.45  # of the memory's rate while attention reads a mask; measured, and assumed of selection
+ARITHMETIC = 0.6  # of the device's FLOP/s, in passes of so many tokens that arithmetic bounds them; assumed
+ALL_REDUCE = 10e-6  # seconds for one token's hidden state, twice a layer, where workers share the model; assumed
+SELECTION = 0.1e-3  # seconds for the launches of a selection, however little it reads; assumed
+CANDIDATES = 3  # times the blocks to choose: whose keys selection reads in long contexts, as `selection.reading` has it
+GRANULE = 16  # tokens of a key summary, as `selection.summaries` has it
+SCORES = 3 * 2  # bytes moved for a block and a query head: a float16 score, written once and read twice
 
 
 def pass_parts(shape: Shape, device: Device, tokens: int) -> dict[str, float]:
     """Seconds of a pass besides attention: `weights` or, where it takes longer, `arithmetic`; and `launches`."""
-    weights = shape.weights_read(tokens) / (WEIGHTS * device.bandwidth)
-    arithmetic = 2 * shape.active * tokens / (ARITHMETIC * device.flops)
+    weights = shape.weights.read(tokens) / (WEIGHTS * device.bandwidth)
+    arithmetic = 2 * shape.weights.active * tokens / (ARITHMETIC * device.flops)
     bound = {"weights": weights} if weights >= arithmetic else {"arithmetic": arithmetic}
     reduce = 2 * ALL_REDUCE if shape.workers > 1 else 0.0
     return bound | {"launches": device.per_pass + shape.layers * (device.per_layer + reduce)}
 
 
 def kv_seconds(shape: Shape, device: Device) -> float:
-    """Of attention to one cached token, in all layers that see it; for eight queries of a request as for one."""
+    """Seconds of attention to one cached token, in all layers that see it; the same for one query and for eight."""
     return shape.kv_bytes / (KV * device.bandwidth)
 
 
 def window_seconds(shape: Shape, device: Device, context: int) -> float:
-    """Of one request's attention to its sliding windows, in all layers that have one; in a draft step as well."""
+    """Seconds of one request's attention to its sliding windows, in all layers that have one; in draft steps too."""
     return shape.window_bytes(context) / (KV * device.bandwidth)
 
 
 def masked_seconds(shape: Shape, device: Device, mask: MaskShape) -> float:
-    """Of one request's attention over its mask, in all layers that are masked."""
+    """Seconds of one request's attention over its mask, in all layers that are masked."""
     return mask.num_blocks * mask.block_size * shape.kv_bytes / (SCATTERED * device.bandwidth)
 
 
 def summary_bytes(shape: Shape, block_size: int) -> float:
-    """Mean keys, for a cached token in all masked layers: 1/32 of the KV bytes where both have the model's dtype."""
+    """Bytes for a cached token, in all masked layers: 1/32 of the KV bytes where both have the model's dtype."""
     return shape.full * shape.kv_heads * shape.head_size * shape.value / math.gcd(GRANULE, block_size)
 
 

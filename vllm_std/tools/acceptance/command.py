@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from vllm_std.tools.console import ENGINE_HELP, STDERR, JsonOption, fail, json_object, require_matplotlib, terminal
-from vllm_std.tools.prompts import PromptFiles, VideoFolders, load_prompts
+from vllm_std.tools.prompts import PromptFiles, VideoFolders
 
 # Environment: the engine runs in this process, because the lab switches settings inside it.
 IN_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
@@ -64,35 +64,23 @@ def acceptance(
     and decoded in every cell. A run that was stopped goes on where it was; more cells or prompts of the same file can
     be added to it.
     """
-    os.environ.update(IN_PROCESS)
-    for name, value in DEFAULTS.items():
-        os.environ.setdefault(name, value)
-    from vllm_std.tools.acceptance import grid
-    from vllm_std.tools.acceptance.records import Records
-    from vllm_std.tools.acceptance.settings import LabSettings
+    _prepare_environment()
+    from vllm_std.tools.acceptance.measure import Options, measure
 
+    options = Options(policy, k, gamma, refresh, temperature, prompts, videos, against)
+    asks = {"tokens": tokens, "batch": batch, "limit": limit, "seed": seed, "sink": sink, "recent": recent}
     try:
         require_matplotlib()
-        cells = grid.make_cells(policy, k, gamma, refresh, temperature)
-        if against not in {None, *(cell.policy for cell in cells)}:
-            raise ValueError(f"--against {against} is not in --policy {policy}: add it there.")
-        asked = load_prompts(prompts, videos)
-        settings = LabSettings(
-            model=model,
-            cells=cells,
-            tokens=tokens,
-            batch=batch,
-            limit=limit,
-            seed=seed,
-            sink=sink,
-            recent=recent,
-            engine=json_object(engine),
-        )
-        records = Records(out)
-        _measure(settings, asked, videos, records)
+        records = measure(model, options, json_object(engine), out, **asks)
     except ValueError as error:
         raise fail(error) from None
     _report(records, out, against, as_json)
+
+
+def _prepare_environment() -> None:
+    os.environ.update(IN_PROCESS)
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
 
 
 def report(
@@ -109,16 +97,6 @@ def report(
         _report(records, out, against, as_json)
     except ValueError as error:
         raise fail(error) from None
-
-
-def _measure(settings, asked: list, videos: list[Path], records) -> None:
-    """Add what is missing to the records; raises ValueError where they were made with other settings."""
-    from vllm_std.tools.acceptance import run
-    from vllm_std.tools.prompts import digest
-
-    records.require(**settings.recorded(), prompts=digest(asked))
-    if run.missing(settings, asked, records):
-        run.run(run.start(settings, videos), settings, asked, records, terminal(sys.stderr))
 
 
 def _report(records, out: Path, against: str | None, as_json: bool) -> None:

@@ -95,7 +95,7 @@ def _engine_advice(config: Any, device: dict[str, Any]) -> Iterator[str]:
     kv_bytes = cache.kv_cache_memory_bytes
     if kv_bytes is None and "memory_gib" in device:
         usable = device["memory_gib"] * 2**30 * cache.gpu_memory_utilization
-        kv_bytes = max(0, usable - shape.stored - WORKING_BYTES)
+        kv_bytes = max(0, usable - shape.weights.stored - WORKING_BYTES)
     if kv_bytes is not None:
         max_num_seqs = config.scheduler_config.max_num_seqs
         bytes_each = _std_memory(config)[0] // max_num_seqs

@@ -23,11 +23,11 @@ def memory_need(workload: Workload) -> dict:
     tokens = workload.context + max(workload.gammas) + 1
     per_request = (shape.kv_bytes + summary_bytes(shape, BLOCK)) * tokens + shape.window_bytes(workload.context)
     usable = UTILISATION * device.memory
-    largest = max(0, int((usable - shape.stored - WORKING_BYTES) // per_request))
+    largest = max(0, int((usable - shape.weights.stored - WORKING_BYTES) // per_request))
     return {
         "gpu_bytes": device.memory,
         "usable_bytes": usable,
-        "weights_bytes": shape.stored,
+        "weights_bytes": shape.weights.stored,
         "kv_bytes": workload.batch * per_request,
         "fits": largest >= workload.batch,
         "largest_batch": largest,
