@@ -235,7 +235,7 @@ def test_the_reason_is_given():
     good = drive(Controller(server(), LENGTHS, 64), requests, everything, 50)
     assert (good[-1].length, good[-1].reason) == (5, "on") and good[-1].speedup == pytest.approx(2.4, rel=0.1)
     bad = drive(Controller(server(), LENGTHS, 64), requests, nothing, 600)
-    assert {"acceptance", "probe"} <= {choice.reason for choice in bad}
+    assert {"acceptance", "explore"} <= {choice.reason for choice in bad}
     assert all(choice.length <= 1 for choice in bad[100:])
     assert all(choice.speedup == 1.0 for choice in bad if choice.length == 0)
 

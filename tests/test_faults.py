@@ -40,7 +40,7 @@ def places(llm) -> dict:
         "the choice of a length": (scheduler, "choose", "scheduler"),
         "outcomes": (scheduler.outcomes, "observe", "scheduler"),
         "step times": (scheduler, "_measure", "scheduler"),
-        "statistics": (scheduler.steps, "step", "scheduler"),
+        "statistics": (scheduler.steps, "count", "scheduler"),
     }
 
 
@@ -80,8 +80,8 @@ NAMES = [
 @pytest.mark.parametrize("name", NAMES)
 def test_a_fault_costs_no_request_and_no_token(engine, monkeypatch, no_rest, errors, name):
     llm, expected = engine
-    speculator_of(llm).faults.known.clear()
-    scheduler_of(llm).faults.known.clear()
+    speculator_of(llm).faults.logged.clear()
+    scheduler_of(llm).faults.logged.clear()
     owner, method, where = places(llm)[name]
     broken = fails(getattr(owner, method))
     before = counted(llm)

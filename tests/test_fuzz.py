@@ -13,7 +13,7 @@ from vllm_std.config import StdConfig
 pytestmark = pytest.mark.unit
 
 LIMIT, BLOCK = 1024, 32  # max_model_len of python_args, and a block size that masks of 1024 tokens can be made of
-POLICIES = ("verify", "exact", "text", "streaming", "random")
+POLICIES = ("verify", "text", "streaming")
 
 
 def whole(least: int):
@@ -29,7 +29,6 @@ SOUND = {
     "num_speculative_tokens": whole(1),
     "top_k": lambda value: whole(1)(value) or type(value) is float and 0 < value <= 1,
     "top_k_floor": lambda value: value is None or whole(0)(value),
-    "coverage": lambda value: value is None or type(value) is float and 0 < value < 1,
     "selection": lambda value: type(value) is str and value in POLICIES,
     "refresh": whole(1),
     "sink": whole(0),
@@ -58,11 +57,10 @@ values = st.one_of(junk, numbers, st.sampled_from(WORDS), rates)
 right = st.fixed_dictionaries({}, optional={
     "num_speculative_tokens": st.integers(1, LIMIT),
     "top_k": st.integers(128, LIMIT) | st.floats(0.2, 1.0),
-    "selection": st.sampled_from(("verify", "exact")),
+    "selection": st.just("verify"),
     "refresh": st.integers(1, LIMIT),
     "sink": st.integers(0, 32),
     "recent": st.integers(0, 64),
-    "coverage": st.floats(0.001, 0.999),
     "adaptive": st.booleans(),
     "calibrate": st.booleans(),
     "draft_sample_method": st.sampled_from(("probabilistic", "greedy")),

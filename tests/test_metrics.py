@@ -67,17 +67,17 @@ def shown(name: str, **labels) -> dict | float:
 @pytest.mark.versions
 def test_steps_are_counted_until_they_are_handed_over():
     steps = StepStats()
-    assert steps.take([]) is None
-    steps.step(0, "idle", speedup=1.0, kept=0.5, skipped=4)
-    assert steps.take([]) == {
+    assert steps.collect([]) is None
+    steps.count(0, "idle", speedup=1.0, kept=0.5, skipped=4)
+    assert steps.collect([]) == {
         "lengths": {"0": 1}, "reasons": {"idle": 1}, "off": {"idle": 1}, "speedup": 1.0, "kept": None, "skipped": 0,
         "acceptance": [],
     }  # fmt: skip
-    steps.step(3, "on", speedup=1.2, kept=0.031, skipped=2)
-    steps.step(3, "on", speedup=1.31, kept=0.031, skipped=2)
-    steps.step(0, "cost", speedup=1.0, kept=1.0, skipped=0)
-    assert steps.take(ACCEPTANCE) | {"faults": {}} == PAYLOAD | {"speedup": 1.0, "skipped": 0}
-    assert steps.take(ACCEPTANCE) is None
+    steps.count(3, "on", speedup=1.2, kept=0.031, skipped=2)
+    steps.count(3, "on", speedup=1.31, kept=0.031, skipped=2)
+    steps.count(0, "cost", speedup=1.0, kept=1.0, skipped=0)
+    assert steps.collect(ACCEPTANCE) | {"faults": {}} == PAYLOAD | {"speedup": 1.0, "skipped": 0}
+    assert steps.collect(ACCEPTANCE) is None
 
 
 @pytest.mark.parametrize("payload", [PAYLOAD, PAYLOAD | {"kept": None}, None])
@@ -130,7 +130,7 @@ def test_metrics_stand_beside_those_of_vllm(manager):
     mine = {"engine": "1", "model_name": str(SIGN_MODEL)}
     assert shown("vllm:num_requests_running", **mine) == 0
     assert shown("vllm:std_draft_length", **mine) == {"0.0": 2, "1.0": 2, "2.0": 2, "3.0": 6, "+Inf": 6}
-    assert {reason: shown("vllm:std_rounds", reason=reason, **mine) for reason in REASONS} == {
+    assert {reason: shown("vllm:std_steps", reason=reason, **mine) for reason in REASONS} == {
         **dict.fromkeys(REASONS, 0), "cost": 2, "on": 4,
     }  # fmt: skip
     for position, rate in enumerate(ACCEPTANCE):
@@ -190,7 +190,7 @@ def test_lines_are_where_vllm_has_them(manager, lines, options, prefixes):
     whole.log()
     assert len(lines()) == len(prefixes)
     assert all(line.startswith(prefix) for line, prefix in zip(lines(), prefixes))
-    assert shown("vllm:std_rounds", engine="1", reason="on") == 2
+    assert shown("vllm:std_steps", engine="1", reason="on") == 2
 
 
 @pytest.mark.engine
@@ -218,7 +218,7 @@ def test_an_engine_shows_what_its_scheduler_decides(engines):
     lengths = shown("vllm:std_draft_length")
     assert lengths["+Inf"] > before
     assert lengths["+Inf"] == lengths["3.0"], "no step drafts more than num_speculative_tokens"
-    assert sum(shown("vllm:std_rounds", reason=reason) for reason in REASONS) == lengths["+Inf"]
+    assert sum(shown("vllm:std_steps", reason=reason) for reason in REASONS) == lengths["+Inf"]
     assert 0 < shown("vllm:std_estimated_speedup") < 10
     if lengths["0.0"] < lengths["+Inf"]:
         assert 0 < shown("vllm:std_kept_share") <= 1

@@ -215,7 +215,7 @@ def test_a_served_engine_writes_cost_tables_and_nothing_else(models, tmp_path):
 
 IGNORED = [
     {"top_k": 1}, {"num_speculative_tokens": 99}, {"adaptive": True}, {"method": "ngram"}, {"costs": [1, 2]},
-    {"selection": "random", "refresh": 2**63}, {"std.top_k": 1}, {"Std": False, "STD": 0}, {"": "", "\x00": "\x00"},
+    {"selection": "text", "refresh": 2**63}, {"std.top_k": 1}, {"Std": False, "STD": 0}, {"": "", "\x00": "\x00"},
     {"a": {"std": {"std": False}}}, {"b": [[[["std"]]]] * 50}, {"x" * 10**6: "y" * 10**6},
 ]  # fmt: skip
 REFUSED = [2, -1, 0.5, float("nan"), 2**63, "no", "", "\ud800", "x" * 10**6, None, [], [False], {"top_k": 1}, b"0"]

@@ -22,8 +22,8 @@ class StdProm:
         self.speedup = self._gauge("estimated_speedup", "Estimated speed of a step over plain decoding, which is 1.")
         self.kept = self._gauge("kept_share", "Share of the context that draft steps attend to, 0 to 1.")
         self.skipped = self._gauge("skipped_requests", "Requests not drafted for in a step that drafts for others.")
-        self.rounds = self._family(
-            prometheus_client.Counter, "rounds", "Scheduling steps, by why they draft as much as they do.", "reason"
+        self.steps = self._family(
+            prometheus_client.Counter, "steps", "Scheduling steps, by why they draft as much as they do.", "reason"
         )
         self.faults = self._family(
             prometheus_client.Counter, "faults", "Exceptions of std that vLLM went on without.", "where"
@@ -37,7 +37,7 @@ class StdProm:
         )
         for labels in self.labels.values():  # all at 0 from the start, so that rates are right from the first step
             for reason in REASONS:
-                self.rounds.labels(*labels, reason)
+                self.steps.labels(*labels, reason)
             for where in ("round", "scheduler"):
                 self.faults.labels(*labels, where)
 
@@ -47,7 +47,7 @@ class StdProm:
             for _ in range(steps):
                 self.length[index].observe(int(length))
         for reason, steps in payload["reasons"].items():
-            self.rounds.labels(*labels, reason).inc(steps)
+            self.steps.labels(*labels, reason).inc(steps)
         for where, faults in payload["faults"].items():
             self.faults.labels(*labels, where).inc(faults)
         for position, rate in enumerate(payload["acceptance"]):

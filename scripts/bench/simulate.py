@@ -252,7 +252,7 @@ def summarise(name: str, seeds: int) -> dict:
         rows.append({
             "plain_seconds": plain.seconds, "adaptive": ratio, "over_best_fixed": ratio / min(times.values()),
             "best_fixed": min(times.values()), "answer": run.answer / plain.answer, "changes": run.changes,
-            "steps": steps, "probes": run.reasons.count("probe"), **{f"fixed_{k}": v for k, v in times.items()},
+            "steps": steps, "probes": run.reasons.count("explore"), **{f"fixed_{k}": v for k, v in times.items()},
             **{f"share_of_steps_at_{k}": run.lengths.count(k) / steps for k in LENGTHS},
         })  # fmt: skip
     mean = {key: round(float(np.mean([row[key] for row in rows])), 4) for key in rows[0]}

@@ -87,10 +87,10 @@ def _default_length() -> int:
 
 def capture_sizes(part: Part) -> list[int]:
     """Tokens of each pass that a cell can make, so that all of them are full CUDA graphs and start-up stays short."""
-    from vllm_std.config import LENGTHS
+    from vllm_std.config import DRAFT_LENGTHS
 
     longest = [given.get("num_speculative_tokens", _default_length()) for given in part.sides.values()]
-    lengths = {0, *longest, *(length for length in LENGTHS if length < max(longest))}
+    lengths = {0, *longest, *(length for length in DRAFT_LENGTHS if length < max(longest))}
     batches = {batch for batch, _ in part.rows}
     if part.trained:  # answers end one by one, so the batch shrinks
         batches |= {batch for batch in (1, 2, 4, 8, 16, 24, 32, 48) if batch < max(batches)}

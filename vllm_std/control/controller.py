@@ -19,7 +19,7 @@ class Choice:
     """What the next step does.
 
     length: tokens to draft for each request, one of the controller's lengths.
-    reason: "on"; "probe", a look at another length, plain steps included, at bounded cost; or why not: "cost", no
+    reason: "on"; "explore", a look at another length, plain steps included, at bounded cost; or why not: "cost", no
         acceptance could pay enough at this batch and context; "acceptance", too few drafts are accepted, or a look has
         to wait for its budget; "idle", there is nobody to draft for.
     speedup: tokens/s expected, over those of plain decoding; 1.0 where length is 0.

@@ -48,7 +48,7 @@ class Decision:
         if outlook.unsure > gain:  # a look at plain steps
             self.stop()
             self.rest = 0
-            return "probe"
+            return "explore"
         if gain > outlook.gain[self.at] + BETTER:
             self.at = best
         return "on"
@@ -69,17 +69,17 @@ class Decision:
         if not covered or self.since < self.rest:
             return "acceptance"
         if gain > ON and outlook.unsure > gain:  # plain steps are to be measured first
-            return "probe"
+            return "explore"
         self.at, self.since, self.seen, self.promise = first, 0, 0, promise
         self.before, self.limit = budget, max(budget - cost, -LOOK * outlook.plain)
-        return "on" if gain > ON else "probe"
+        return "on" if gain > ON else "explore"
 
     def _look(self, best: int, gain: float, budget: float) -> str:
         hopeless = self.seen >= ENOUGH and gain < HOPELESS or self.since > LONG and gain < ON
         if hopeless or budget < self.limit:
             return self._end(budget)
         if self.seen < FIRST or gain < ON:
-            return "probe"
+            return "explore"
         self.at, self.proven = best, self.seen >= ENOUGH
         return "on"
 

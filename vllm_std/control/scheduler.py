@@ -173,9 +173,9 @@ class Drafting(Mixin):
     def _count(self, step: Step) -> None:
         tokens = self.mask.num_blocks * self.mask.block_size * step.requests
         kept = self.mask.share or min(1.0, tokens / max(1, step.kv))
-        reason = "blind" if step.length != step.choice.length else step.choice.reason
+        reason = "unscored" if step.length != step.choice.length else step.choice.reason
         skipped = len(step.choice.skipped) if step.length else 0
-        self.steps.step(step.length, reason, step.choice.speedup, kept, skipped)
+        self.steps.count(step.length, reason, step.choice.speedup, kept, skipped)
 
     def _update_request_with_output(self, request, new_token_ids, *args, **kwargs):
         """A session that goes on after its answer goes on from the last token but one that it was given: what was
@@ -200,9 +200,9 @@ class Drafting(Mixin):
     def make_stats(self, *args, **kwargs):
         made = super().make_stats(*args, **kwargs)
         with self.faults.caught("scheduler"):
-            counted = self.steps.take(self.outcomes.acceptance())
+            counted = self.steps.collect(self.outcomes.acceptance())
             if made is not None and counted is not None:
-                stats.attach(made, counted | {"faults": self.faults.take()})
+                stats.attach(made, counted | {"faults": self.faults.collect()})
         return made
 
     def shutdown(self) -> None:

@@ -24,7 +24,7 @@ def sample_tokens(original, self, *args, **kwargs):
     output = original(self, *args, **kwargs)
     faults = getattr(self.speculator, "faults", None)
     if faults is not None and faults.counts and output is not None:
-        getattr(output, "model_runner_output", output).std_faults = faults.take()
+        getattr(output, "model_runner_output", output).std_faults = faults.collect()
     return output
 
 

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from vllm_std.config import StdConfig, bare, shown
+from vllm_std.config import StdConfig
+from vllm_std.option_values import bare, shown
 from vllm_std.patches import fit, requests, stats
 from vllm_std.patches.wrapping import Patch
 
@@ -19,7 +20,8 @@ def create_speculative_config(original, self, *args, **kwargs) -> StdConfig:
     """EngineArgs.create_speculative_config. Raises ValueError where this vLLM does not fit, and for wrong options."""
     fit.require()
     flags = {"method": self.spec_method, "model": self.spec_model, "num_speculative_tokens": self.spec_tokens}
-    options = _merged(self.speculative_config or {}, {key: value for key, value in flags.items() if value is not None})
+    from_flags = {key: value for key, value in flags.items() if value is not None}
+    options = _merged({} if self.speculative_config is None else self.speculative_config, from_flags)
     config = StdConfig.from_options(options, *args, **kwargs)
     requests.install()
     stats.install()

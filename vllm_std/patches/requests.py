@@ -6,7 +6,7 @@ from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import SamplingParams
 from vllm.v1.engine.input_processor import InputProcessor
 
-from vllm_std.config import shown
+from vllm_std.option_values import shown
 from vllm_std.patches.wrapping import Patch, is_std, wrap
 
 REQUESTS = Patch(

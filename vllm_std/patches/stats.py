@@ -62,7 +62,7 @@ def add_field() -> None:
 
 
 def attach(stats: SchedulerStats, payload: dict[str, Any]) -> None:
-    """Send `payload`, from `StepStats.take`, along with the statistics of a step."""
+    """Send `payload`, from `StepStats.collect`, along with the statistics of a step."""
     add_field()
     stats.std = payload
 
