@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-Whole = TypeVar("Whole", int, np.ndarray)
+Whole = TypeVar("Whole", int, np.ndarray, Tensor)
 
 
 def cdiv(a: Whole, b: int) -> Whole:

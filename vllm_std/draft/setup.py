@@ -11,7 +11,7 @@ from vllm_std.faults import Faults, logger
 from vllm_std.patches import adapters, graphs, groups, key_layout, metadata, queries, spec_decode
 from vllm_std.selection import POLICIES, BatchBuffers, KeySummaries, QueryWindow, Selector, selection_bytes
 from vllm_std.selection.attention import peak_bytes
-from vllm_std.selection.summaries import GRANULE, granule
+from vllm_std.selection.reads import GRANULE, granule
 
 EAGER, FULL = spec_decode.CUDAGraphMode.NONE, spec_decode.CUDAGraphMode.FULL
 

@@ -44,7 +44,7 @@ def _summaries(vllm_config: Any) -> float:
     """Bytes for each byte of the KV of a full layer."""
     from vllm.utils.torch_utils import kv_cache_dtype_str_to_dtype
 
-    from vllm_std.selection.summaries import share_of_kv
+    from vllm_std.selection.reads import share_of_kv
 
     model, cache = vllm_config.model_config, vllm_config.cache_config
     cached = kv_cache_dtype_str_to_dtype(cache.cache_dtype, model)

@@ -41,6 +41,18 @@ class BatchBuffers:
         self.scored_lens.zero_()
 
 
+@dataclass(frozen=True)
+class Pairs:
+    """Consecutive (layer, request) pairs of a batch: pair i is of layer i // num_rows and row i % num_rows.
+
+    num_rows: rows of the batch. first: number of the first pair. count: of pairs.
+    """
+
+    num_rows: int
+    first: int
+    count: int
+
+
 @dataclass
 class DensePass:
     """What the dense pass that has just verified has left behind for selection.

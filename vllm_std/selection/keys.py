@@ -1,4 +1,4 @@
-"""Where the keys of a paged KV cache lie, as kernels read them."""
+"""Where the keys of a paged KV cache lie, and what runs selection on them: kernels, or on a CPU what stands in."""
 
 from typing import Any, Literal
 
@@ -8,22 +8,26 @@ import triton.language as tl
 from torch import Tensor
 
 TRITON_DTYPES = {
-    torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16,
-    torch.float8_e4m3fn: tl.float8e4nv, torch.float8_e5m2: tl.float8e5,
-}  # fmt: skip
+    torch.float32: tl.float32,
+    torch.float16: tl.float16,
+    torch.bfloat16: tl.bfloat16,
+    torch.float8_e4m3fn: tl.float8e4nv,
+    torch.float8_e5m2: tl.float8e5,
+}
 
 
-# On a CPU the loops of `native` do what the kernels do; tests have `plain` do it in torch, or the kernels interpreted,
-# or compiled without being run.
+# What runs on a CPU: the loops of `native`. Tests also run the torch of `definition`, or the kernels, interpreted or
+# compiled alone.
 ON_CPU: Literal["native", "torch", "interpret", "compile"] = "native"
 
 
 def by_kernel(tensor: Tensor) -> bool:
+    """Whether Triton kernels work on a tensor."""
     return tensor.is_cuda or ON_CPU in ("interpret", "compile")
 
 
 def interpreted(tensor: Tensor) -> bool:
-    """Triton's interpreter is slow by the operation, a GPU by the element: so tiles differ."""
+    """Whether those kernels are interpreted: that is slow by the operation, a GPU by the element, so tiles differ."""
     return tensor.is_cpu and ON_CPU != "compile"
 
 
@@ -32,7 +36,7 @@ class KeyCache:
 
     caches: [layers] of [blocks, KV heads, ...] of equal strides and dtype. order: [block size, head size] offset of a
     channel inside the block of a head; plain: token * strides[2] + channel says the same. scales: [layers], what a
-    quantised key is to be multiplied by. layout: the same as `native` reads it, once that has looked.
+    quantised key is to be multiplied by. layout: the same as `native` reads it, once it has looked.
     """
 
     layout: Any = None
@@ -59,23 +63,13 @@ class KeyCache:
         return self.addresses, self.key_scales, self.order, *self.strides
 
     @property
-    def constants(self) -> dict:
+    def sizes(self) -> dict[str, int]:
+        """Constants of every kernel that reads keys or mean keys. PADDED: of SIZE, the head size, to a power of two."""
         block_size, size = self.order.shape
-        return {
-            "KV_HEADS": self.kv_heads, "BLOCK_SIZE": block_size, "SIZE": size,
-            "PADDED": max(16, triton.next_power_of_2(size)), "PLAIN": self.plain, "KEY": TRITON_DTYPES[self.dtype],
-        }  # fmt: skip
+        padded = max(16, triton.next_power_of_2(size))
+        return {"KV_HEADS": self.kv_heads, "BLOCK_SIZE": block_size, "SIZE": size, "PADDED": padded}
 
-
-@triton.jit
-def read_keys(
-    addresses, order, block_stride, head_stride, token_stride, layer, block, head, token, channel, inside,
-    SIZE: tl.constexpr, PLAIN: tl.constexpr, KEY: tl.constexpr,
-):  # fmt: skip
-    """[tokens, channels] keys of one KV head. block, token: [tokens, 1] physical block and place in it."""
-    offset = token * token_stride + channel
-    if not PLAIN:
-        offset = tl.load(order + token * SIZE + channel, mask=inside, other=0)
-    begin = block.to(tl.int64) * block_stride + head * head_stride
-    cache = tl.multiple_of(tl.cast(tl.load(addresses + layer), tl.pointer_type(KEY)), 16)  # else loads are not vectors
-    return tl.load(cache + begin + offset, mask=inside, other=0.0)
+    @property
+    def constants(self) -> dict[str, Any]:
+        """Constants of every kernel that reads keys."""
+        return self.sizes | {"PLAIN": self.plain, "KEY": TRITON_DTYPES[self.dtype]}

@@ -1,46 +1,43 @@
-"""Observation queries: the last queries of each request in the target's dense pass, kept for selection."""
+"""Observation queries: the last queries of each request in the target's dense pass, which blocks are scored with."""
 
 import torch
 import triton
-import triton.language as tl
 from torch import Tensor
 
 from vllm_std.selection import native
+from vllm_std.selection.kernels import capture_queries
 from vllm_std.selection.keys import by_kernel
 
 
-@triton.jit
-def _keep(kept, query, query_start_loc, query_stride, WINDOW: tl.constexpr, ITEMS: tl.constexpr, PADDED: tl.constexpr):
-    row, request = tl.program_id(0), tl.program_id(1)
-    begin, end = tl.load(query_start_loc + request), tl.load(query_start_loc + request + 1)
-    source = tl.maximum(end - WINDOW, begin) + row
-    if source < end:
-        item = tl.arange(0, PADDED)
-        values = tl.load(query + source.to(tl.int64) * query_stride + item, mask=item < ITEMS)
-        tl.store(kept + (request.to(tl.int64) * WINDOW + row) * ITEMS + item, values, mask=item < ITEMS)
-
-
 class QueryWindow:
-    """Keeps [layers, max_num_reqs, window, query heads, head size] in the target's dtype, on the target's device.
+    """Observation queries of all layers.
 
-    One launch a layer over persistent buffers, so that a CUDA graph of the target replays the copy.
+    kept: [layers, max_num_reqs, window, query heads, head size] in the target's dtype, on its device; a persistent
+    buffer, filled by one launch a layer, so that a CUDA graph of the target replays the copy.
     """
 
     def __init__(self, shape: tuple[int, int, int, int, int], dtype: torch.dtype, device: torch.device):
         self.kept = torch.zeros(shape, dtype=dtype, device=device)
 
     def capture(self, layer: int, query: Tensor, query_start_loc: Tensor) -> None:
-        """Keep the last `window` rows of each request; query: [tokens, query heads, head size]."""
+        """Keep the last `window` queries of each request.
+
+        query: [tokens, query heads, head size], with RoPE applied; query_start_loc: [reqs + 1] int32, as vLLM's
+        attention metadata has it.
+        """
         _, reqs, window, heads, size = self.kept.shape
         query = query.view(-1, heads, size)
         if not by_kernel(query):
-            return native.keep_queries(self.kept[layer], query, query_start_loc)
+            return native.capture_queries(self.kept[layer], query, query_start_loc)
         assert query.stride()[1:] == (size, 1)
         grid = (window, min(len(query_start_loc) - 1, reqs))
-        padded = triton.next_power_of_2(heads * size)
-        _keep[grid](self.kept[layer], query, query_start_loc, query.stride(0), window, heads * size, padded)
+        constants = {"WINDOW": window, "ITEMS": heads * size, "PADDED": triton.next_power_of_2(heads * size)}
+        capture_queries[grid](self.kept[layer], query, query_start_loc, query.stride(0), **constants)
 
     def last_verified(self, query_start_loc: Tensor, num_rejected: Tensor) -> Tensor:
-        """[reqs] row of the token verified last: those rejected come after it."""
+        """[reqs], which kept query is that of the token verified last: those of rejected tokens come after it.
+
+        num_rejected: [reqs] drafts that the pass has rejected.
+        """
         query_lens = query_start_loc[1:] - query_start_loc[:-1]
         return (query_lens.clamp(max=self.kept.shape[2]) - num_rejected - 1).clamp(min=0)

@@ -16,13 +16,14 @@ from torch import Tensor
 from vllm_std.config import StdConfig
 from vllm_std.mask import cdiv
 from vllm_std.patches.copies import async_tensor_h2d
-from vllm_std.selection.batch import BatchBuffers, DensePass
+from vllm_std.selection.batch import BatchBuffers, DensePass, Pairs
 from vllm_std.selection.keys import KeyCache
 from vllm_std.selection.policies import POLICIES, Policy
 from vllm_std.selection.queries import QueryWindow
 from vllm_std.selection.ranking import Ranking
-from vllm_std.selection.scoring import Scorer, workspace_bytes
+from vllm_std.selection.scoring import Scorer
 from vllm_std.selection.summaries import KeySummaries
+from vllm_std.selection.workspace import workspace_bytes
 
 
 def selection_bytes(options: StdConfig, block_size: int, num_layers: int, reqs: int, heads: int) -> int:
@@ -142,7 +143,7 @@ class Selector:
         rows = async_tensor_h2d(self.due.nonzero()[0], scores.device)
         for layer in range(len(self.scales)):
             scores[rows, : due.num_blocks] = self.policy.score(due, layer)
-            self.ranking.remember(scores, self.batch, reqs, layer * reqs, reqs)
+            self.ranking.keep_top_k(scores, self.batch, Pairs(reqs, layer * reqs, reqs))
 
     def select(self, num_rows: int, seq_lens: Tensor) -> None:
         """Score from summaries, where the policy does, and fill `tables` and `seq_lens` for the first rows of a batch.
@@ -151,4 +152,4 @@ class Selector:
         """
         if self.scorer is not None:
             self.scorer.run(self.cache, self.batch, num_rows, self.ranking)
-        self.ranking.fill(self.tables, seq_lens, self.batch, num_rows)
+        self.ranking.fill_tables(self.tables, seq_lens, self.batch, num_rows)

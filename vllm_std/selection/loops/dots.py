@@ -10,7 +10,7 @@ from numba.extending import intrinsic, overload
 
 from vllm_std.selection.loops.values import FAST, prefetch, value
 
-MEANS_AHEAD = 4  # blocks whose means are fetched before their turn
+MEANS_AHEAD = 4  # blocks ahead of the current one whose mean keys are prefetched
 
 
 @intrinsic
@@ -94,6 +94,7 @@ def _dots_in_order(keys, table, order, q, first, last, out, at):
 
 
 def dots(keys, table, lanes, order, q, first, last, out, at):
+    """Logits of the keys of a block, by the loop for the order in which they lie."""
     raise NotImplementedError
 
 
@@ -113,7 +114,7 @@ def _dots_of(keys, table, lanes, order, q, first, last, out, at):
 
 @njit(fastmath=FAST, error_model="numpy")
 def dots_of_means(means, values, q, table, logits):
-    """logits: [heads, granules of the blocks in `table`]."""
+    """logits [heads, granules of the blocks in `table`]: queries times mean keys."""
     _, kv_heads, granules, size = means.shape
     group, mean, each = len(q) // kv_heads, np.empty(size, np.float32), kv_heads * granules * size
     flat = means.reshape(-1)

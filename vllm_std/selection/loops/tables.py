@@ -4,34 +4,36 @@ import numpy as np
 from numba import carray, prange, types
 from numba.extending import overload
 
-from vllm_std.selection.loops.scores import best
+from vllm_std.selection.loops.scores import best_places
 from vllm_std.selection.loops.values import FAST, compiled, pointer, value
 
 
 @compiled
-def fill(tables, seq_lens, lengths, slots, own, blocks, scores, frontier, budgets, sink, recent, size):
-    """`Ranking.fill`, for the first rows of a batch."""
-    top, width, columns = blocks.shape[2], tables.shape[2], own.shape[1]
-    kept = np.empty(top, np.int64)
-    for row in range(len(lengths)):
-        length, slot = lengths[row], slots[row]
+def fill_tables(
+    tables, seq_lens, context_lens, slots, block_table, blocks, scores, scored_until, budgets, sink, recent, size
+):
+    """`Ranking.fill_tables`, for the first rows of a batch; size: tokens of a block."""
+    top, width, columns = blocks.shape[2], tables.shape[2], block_table.shape[1]
+    chosen = np.empty(top, np.int64)
+    for row in range(len(context_lens)):
+        length, slot = context_lens[row], slots[row]
         if length <= 0:
             seq_lens[row] = min(seq_lens[row], 1)
             continue
         first_recent = max(length - recent, 0) // size
         begin, budget = min(first_recent, sink), budgets[length]
-        fresh = min(max(first_recent - max(frontier[slot], sink), 0), budget)
-        known = min(max(frontier[slot] - sink, 0), top)
-        keep = min(budget - fresh, known)
+        newer = min(max(first_recent - max(scored_until[slot], sink), 0), budget)
+        known = min(max(scored_until[slot] - sink, 0), top)
+        best = min(budget - newer, known)
         for layer in range(len(tables)):
             to = tables[layer, row]
-            to[:begin] = own[row, :begin]
-            best(scores[layer, slot], 0, known, keep, kept)
-            for i in range(keep):
-                to[begin + i] = own[row, blocks[layer, slot, kept[i]]]
-            for i in range(begin + keep, width):
-                to[i] = own[row, min(first_recent - fresh + i - begin - keep, columns - 1)]
-        seq_lens[row] = length + 1 - (first_recent - begin - keep - fresh) * size
+            to[:begin] = block_table[row, :begin]
+            best_places(scores[layer, slot], 0, known, best, chosen)
+            for i in range(best):
+                to[begin + i] = block_table[row, blocks[layer, slot, chosen[i]]]
+            for i in range(begin + best, width):
+                to[i] = block_table[row, min(first_recent - newer + i - begin - best, columns - 1)]
+        seq_lens[row] = length + 1 - (first_recent - begin - best - newer) * size
 
 
 def _sums(keys, table, lanes, order, out):
@@ -68,7 +70,7 @@ def _sums_of(keys, table, lanes, order, out):
 
 
 @compiled(parallel=True, fastmath=FAST)
-def average(addresses, like, strides, key_table, key_scales, lanes, order, blocks, means):
+def mean_keys(addresses, like, strides, key_table, key_scales, lanes, order, blocks, means):
     """means [layers, blocks, KV heads, granules, head size]: mean keys of some physical blocks, float32."""
     layers, many, kv_heads, granules, _ = means.shape
     for pair in prange(layers * many):
@@ -84,8 +86,8 @@ def average(addresses, like, strides, key_table, key_scales, lanes, order, block
 
 
 @compiled
-def keep(kept, query, starts):
-    """`QueryWindow.capture`, of 16-bit or 32-bit values as they are."""
+def capture_queries(kept, query, starts):
+    """`QueryWindow.capture` of a layer, of 16-bit or 32-bit values as they are."""
     window = kept.shape[1]
     for row in range(min(len(starts) - 1, len(kept))):
         first = max(starts[row + 1] - window, starts[row])
