@@ -2,19 +2,16 @@
 
 import re
 
-import numpy as np
 import torch
+from pipelines import Pipeline, key_cache
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from vllm_std.mask import MaskShape
-from vllm_std.selection import BatchBuffers, KeySummaries, QueryWindow, keys
-from vllm_std.selection.ranking import Ranking
-from vllm_std.selection.scoring import Scorer
+from vllm_std.selection import keys
 
 LAYERS, REQS, BLOCKS = 2, 4, 100
-CPU = torch.device("cpu")
 CASES = [  # dtype, cached dtype, block size, query heads, KV heads, head size, plain order
     (torch.bfloat16, torch.bfloat16, 16, 28, 4, 128, True),
     (torch.bfloat16, torch.float8_e4m3fn, 16, 28, 4, 128, True),
@@ -42,27 +39,23 @@ class Hopper:
 
 def compile_all(dtype, cached, block_size, heads, kv_heads, size, plain) -> None:
     mask = MaskShape(block_size, sink=1, top=59, recent=64)
-    caches = [torch.zeros(BLOCKS, kv_heads, block_size, 2 * size, dtype=cached) for _ in range(LAYERS)]
-    cache = keys.KeyCache(caches, torch.arange(block_size * size).view(block_size, size), plain, [1.0] * LAYERS)
-    batch = BatchBuffers(torch.zeros(REQS, 2048, dtype=torch.int32))
-    queries = QueryWindow((LAYERS, REQS, 6, heads, size), dtype, CPU)
-    queries.capture(0, torch.zeros(24, heads, size, dtype=dtype), torch.zeros(REQS + 1, dtype=torch.int32))
-    granules = block_size // 16
-    summaries = KeySummaries((LAYERS, BLOCKS, kv_heads, granules, size), dtype, CPU)
-    summaries.update(cache, batch.context_lens, batch.block_table, np.full(REQS, 2))
-    ranking = Ranking(mask, LAYERS, REQS, 32768, CPU)
-    Scorer(mask, summaries.means, queries.kept, torch.ones(LAYERS), 2048).run(cache, batch, REQS, ranking)
-    tables = torch.zeros(LAYERS, REQS, mask.width(5), dtype=torch.int32)
-    ranking.fill(tables, torch.zeros(REQS, dtype=torch.int32), batch, REQS)
+    caches = torch.zeros(LAYERS, BLOCKS, kv_heads, block_size, 2 * size, dtype=cached)
+    table = torch.zeros(REQS, 2048, dtype=torch.int32)
+    pipeline = Pipeline(mask, key_cache(caches, size, plain), table, heads, dtype)
+    query = torch.zeros(REQS * 6, heads, size, dtype=dtype)
+    pipeline.queries.capture(0, query, torch.zeros(REQS + 1, dtype=torch.int32))
+    pipeline.summarise(2)
+    pipeline.score()
+    pipeline.fill()
 
 
 def main() -> None:
-    compiled, prefetching, overlapping, plain = set(), set(), set(), JITFunction.run
+    compiled, prefetching, overlapping, original = set(), set(), set(), JITFunction.run
 
     def run(self, *args, grid, warmup, **kwargs):
-        kernel = plain(self, *args, grid=grid, warmup=True, **kwargs)
+        kernel = original(self, *args, grid=grid, warmup=True, **kwargs)
         # KiB: of Ada and Ampere's smaller GPUs, where heads are not larger than most, and of Hopper.
-        most = 99 if self.__name__ == "_look" and kwargs["SIZE"] <= 256 else 227
+        most = 99 if self.__name__ == "score_summaries" and kwargs["SIZE"] <= 256 else 227
         assert kernel.asm["cubin"] and kernel.metadata.shared <= most * 1024, (self.__name__, kernel.metadata.shared)
         if "cp.async.cg.shared.global" in kernel.asm["ptx"]:
             prefetching.add(self.__name__)
@@ -74,7 +67,7 @@ def main() -> None:
     driver.set_active(Hopper())
     JITFunction.run, keys.ON_CPU = run, "compile"
     compile_all(*CASES[0])
-    assert prefetching == {"_look", "_read"}, "what reads most must read vectors, ahead of their use"
+    assert prefetching == {"score_summaries", "score_keys"}, "what reads most must read vectors, ahead of their use"
     assert overlapping == prefetching, "and not wait for all of them"
     for case in CASES[1:]:
         compile_all(*case)

@@ -3,23 +3,22 @@
 import functools
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import torch
 from helpers import SIGN_MODEL
+from pipelines import Pipeline
+from reference import Options
+from reference.policies import by_mean_keys, read_by_key, verify
 from vllm import _custom_ops as ops
 from vllm.config import set_current_vllm_config
 from vllm.engine.arg_utils import EngineArgs
 from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackendImpl, CPUAttentionMetadata, _get_attn_isa
 
-from vllm_std.mask import MaskShape
+from vllm_std.mask import MaskShape, cdiv
 from vllm_std.patches.key_layout import find_keys
-from vllm_std.selection import BatchBuffers, DensePass, KeySummaries
 from vllm_std.selection.attention import all_queries, block_attention
-from vllm_std.selection.ranking import Ranking
-from vllm_std.selection.reading import CANDIDATES, ENOUGH, Reading
-from vllm_std.selection.scoring import Scorer
-from vllm_std.selection.summaries import granule
+from vllm_std.selection.batch import Pairs
+from vllm_std.selection.reads import CANDIDATES_PER_CHOSEN, KeyReads, granule
 from vllm_std.tools.acceptance.policies import last_query
 
 pytestmark = [pytest.mark.unit, pytest.mark.skipif(torch.cuda.is_available(), reason="the CPU backend's kernels")]
@@ -94,13 +93,11 @@ def test_masked_attention_equals_attention_over_the_kept_tokens(block_size, head
     cache = Cache(block_size, heads, head_size, dtype, lengths)
     shape = MaskShape(block_size, sink=1, top=3, recent=block_size)
     length = torch.tensor(lengths) - 1  # verified before the token whose query this is
-    rows, batch = len(lengths), BatchBuffers(cache.block_table)
-    batch.load(torch.arange(rows), length, length * 0, torch.ones(2, rows, dtype=torch.int32))
-    ranking = Ranking(shape, 1, rows, max(lengths), torch.device("cpu"))
-    ranking.remember(torch.rand(rows, cache.block_table.shape[1]), batch, rows, 0, rows)
-    tables, masked = torch.zeros(1, rows, shape.width(1), dtype=torch.int32), torch.zeros(rows, dtype=torch.int32)
-    ranking.fill(tables, masked, batch, rows)
-    table = tables[0]
+    pipeline = Pipeline(shape, find_keys([cache.layer]), cache.block_table, heads[0], dtype, gamma=1)
+    pipeline.load(length)
+    rows, columns = cache.block_table.shape
+    pipeline.ranking.keep_top_k(torch.rand(rows, columns), pipeline.batch, Pairs(rows, 0, rows))
+    (table,), masked = pipeline.fill()
     # A first token has nothing verified before it, and is not drafted after.
     masked[0], table[0, 0] = 1, cache.block_table[0, 0]
     query = torch.randn(len(lengths), heads[0], head_size).to(dtype)
@@ -160,48 +157,35 @@ def test_keys_are_read_whatever_the_memory_order(order):
     assert torch.equal(found.read(0, torch.tensor([4, 5])).transpose(1, 2).flatten(0, 1), keys)
 
 
-class Seen:
+class Seen(Pipeline):
     """Requests with queries over a `Cache`, and their attention in float64."""
 
     def __init__(self, block_size, heads, head_size, dtype, top=2):
         torch.manual_seed(2)
-        lengths, window, self.verified = [4 * block_size + 9, 9 * block_size - 1, 12 * block_size], 6, [4, 1, 6]
-        self.cache = cache = Cache(block_size, heads, head_size, dtype, lengths)
-        self.queries = torch.randn(1, len(lengths), window, heads[0], head_size).to(dtype)
-        granules = block_size // granule(block_size)
-        self.mask = MaskShape(block_size, sink=1, top=top, recent=block_size)
-        self.batch, self.keys = BatchBuffers(cache.block_table), find_keys([cache.layer])
-        last = torch.tensor(self.verified) - 1
-        self.batch.load(torch.arange(3), torch.tensor(lengths), last, torch.ones(2, 3, dtype=torch.int32))
-        shape = (1, len(cache.layer.kv_cache), cache.kv_heads, granules, head_size)
-        self.summaries = KeySummaries(shape, dtype, torch.device("cpu"))
-        self.summaries.update(self.keys, self.batch.context_lens, self.batch.block_table, np.full(3, 12))
-        self.dense_pass = DensePass(
-            slots=torch.arange(3), queries=self.queries, last_query=last,
-            context_lens=torch.tensor(lengths), max_context_lens=np.array(lengths) + 3, block_table=cache.block_table,
-            read_keys=self.keys.read, mask=self.mask, scales=[head_size**-0.5],
-        )  # fmt: skip
-
-    def scorer(self) -> Scorer:
-        scales = torch.tensor(self.dense_pass.scales)
-        return Scorer(self.mask, self.summaries.means, self.queries, scales, self.cache.block_table.shape[1])
+        lengths, self.verified = [4 * block_size + 9, 9 * block_size - 1, 12 * block_size], [4, 1, 6]
+        self.paged = Cache(block_size, heads, head_size, dtype, lengths)
+        mask = MaskShape(block_size, sink=1, top=top, recent=block_size)
+        super().__init__(mask, find_keys([self.paged.layer]), self.paged.block_table, heads[0], dtype)
+        self.queries.kept.copy_(torch.randn(1, len(lengths), self.gamma + 1, heads[0], head_size))
+        self.load(torch.tensor(lengths), last=torch.tensor(self.verified) - 1)
+        self.summarise(12)
 
     def logits(self, row: int, rows) -> torch.Tensor:
         """[queries, heads, keys] float64."""
-        keys = self.cache.keys[row].double().repeat_interleave(self.cache.heads // self.cache.kv_heads, 1)
-        return torch.einsum("whd,khd->whk", self.queries[0, row, rows].double(), keys) * keys.shape[-1] ** -0.5
+        keys = self.paged.keys[row].double().repeat_interleave(self.paged.heads // self.paged.kv_heads, 1)
+        return torch.einsum("whd,khd->whk", self.queries.kept[0, row, rows].double(), keys) * keys.shape[-1] ** -0.5
 
     def by_block(self, mass: torch.Tensor) -> torch.Tensor:
-        """[keys] -> [blocks of the observation]"""
-        room = self.dense_pass.num_blocks * self.cache.block_size
-        return torch.nn.functional.pad(mass, (0, room - len(mass))).view(-1, self.cache.block_size).sum(1)
+        """[keys] -> [blocks of the longest request]"""
+        room = self.dense_pass().num_blocks * self.paged.block_size
+        return torch.nn.functional.pad(mass, (0, room - len(mass))).view(-1, self.paged.block_size).sum(1)
 
 
 @pytest.mark.parametrize("block_size,heads,head_size,dtype", PAIRS)
 @pytest.mark.parametrize("observed", [last_query, all_queries])
 def test_block_attention_is_the_attention_of_the_verified_queries(block_size, heads, head_size, dtype, observed):
     seen = Seen(block_size, heads, head_size, dtype)
-    got = block_attention(seen.dense_pass, 0, *observed(seen.dense_pass, 0))
+    got = block_attention(seen.dense_pass(), 0, *observed(seen.dense_pass(), 0))
     for row, verified in enumerate(seen.verified):
         rows = slice(verified - 1, verified) if observed is last_query else slice(verified)
         mass = seen.logits(row, rows).softmax(-1).sum((0, 1))
@@ -212,84 +196,75 @@ def test_block_attention_is_the_attention_of_the_verified_queries(block_size, he
 def test_summaries_are_the_mean_keys_of_complete_granules(way, block_size, heads, head_size, dtype):
     seen = Seen(block_size, heads, head_size, dtype)
     size, close = granule(block_size), 1e-6 if dtype == torch.float32 else 1e-2
-    for row, n in enumerate(seen.cache.lengths):
+    for row, n in enumerate(seen.paged.lengths):
         complete = n // block_size
-        keys = seen.cache.keys[row][: complete * block_size].float().unflatten(0, (complete, -1, size)).mean(2)
-        means = seen.summaries.means[0, seen.cache.block_table[row, :complete].long()].transpose(1, 2)
+        keys = seen.paged.keys[row][: complete * block_size].float().unflatten(0, (complete, -1, size)).mean(2)
+        means = seen.summaries.means[0, seen.paged.block_table[row, :complete].long()].transpose(1, 2)
         torch.testing.assert_close(means.float(), keys, atol=close, rtol=close)
     untouched = torch.ones(len(seen.summaries.means[0]), dtype=torch.bool)
-    untouched[torch.cat([t[: n // block_size] for t, n in zip(seen.cache.block_table, seen.cache.lengths)]).long()] = 0
+    untouched[torch.cat([t[: n // block_size] for t, n in zip(seen.paged.block_table, seen.paged.lengths)]).long()] = 0
     assert not seen.summaries.means[0, untouched].any()
 
 
-def plain_mass(seen: Seen, row: int) -> tuple[torch.Tensor, list[int]]:
-    """([blocks] scores of `verify` in float64, the blocks read), by its definition."""
-    (n, verified), cache, mask = (seen.cache.lengths[row], seen.verified[row]), seen.cache, seen.mask
-    size, blocks, complete = mask.block_size, -(-n // mask.block_size), n // mask.block_size
-    fine = seen.logits(row, slice(verified - 1, verified))[0].split(size, 1)
-    fine = torch.stack([block.logsumexp(-1) for block in fine], 1)
-    means = seen.summaries.means[0, cache.block_table[row, :complete].long()].double()
-    means = means.repeat_interleave(cache.heads // cache.kv_heads, 1)  # [blocks, heads, granules, size]
-    rough = torch.einsum("hd,bhgd->hbg", seen.queries[0, row, verified - 1].double(), means) * cache.head_size**-0.5
-    rough = rough.repeat_interleave(granule(size), -1).logsumexp(-1)
-    looks = rough.softmax(-1).sum(0)
-    rough = torch.cat([rough, torch.full((cache.heads, blocks - complete), -torch.inf)], 1)
-    candidates = range(mask.sink, (n - mask.recent) // size)
-    read = [*set(range(blocks)) - set(candidates), *sorted(candidates, key=lambda block: -looks[block])]
-    read = read[: min(CANDIDATES * mask.top, max(0, blocks - ENOUGH * mask.top)) + 3]
-    rough[:, read] = fine[:, read]
-    return rough.softmax(-1).sum(0), sorted(read)
+def by_reference(seen: Seen, row: int) -> tuple[torch.Tensor, list[int]]:
+    """([blocks] scores of `verify`, the blocks whose keys are read), by the reference."""
+    size, keys = seen.mask.block_size, seen.paged.keys[row].transpose(0, 1)
+    options = Options(seen.mask.num_blocks * size, size, sink=1, recent=seen.mask.recent)
+    asked = seen.queries.kept[0, row, : seen.verified[row]], keys, float(seen.scales[0]), options
+    estimates = by_mean_keys(*asked).softmax(-1).sum(0)
+    return verify(*asked), sorted(read_by_key(estimates.tolist(), keys.shape[1], options))
 
 
 @pytest.mark.parametrize("at_once", [1, 3])
 @pytest.mark.parametrize("block_size,heads,head_size,dtype", PAIRS)
 def test_verify_reads_the_best_blocks_and_estimates_the_others(way, block_size, heads, head_size, dtype, at_once):
     """However many (layer, request) pairs go at once."""
-    seen, got, chosen = Seen(block_size, heads, head_size, dtype, top=1), {}, {}
-    scorer = seen.scorer()
-    scorer.pairs = at_once
+    seen, scores, read = Seen(block_size, heads, head_size, dtype, top=1), {}, {}
+    seen.scorer.workspace.pairs = at_once
+    keep_top_k = seen.ranking.keep_top_k
 
-    class Taker:
-        def remember(self, mass, round, num_rows, first, pairs):
-            for pair in range(min(pairs, 3 - first)):
-                blocks = -(-seen.cache.lengths[first + pair] // block_size)
-                got[first + pair] = mass[pair, :blocks].clone()
-                chosen[first + pair] = scorer.chosen[pair, : scorer.reading.blocks(torch.tensor(blocks))].tolist()
+    def watched(found, batch, pairs):
+        for pair in range(pairs.count):
+            row = pairs.first + pair
+            blocks = cdiv(seen.paged.lengths[row], block_size)
+            scores[row] = found[pair, :blocks].clone()
+            count = seen.scorer.reads.blocks(torch.tensor(blocks))
+            read[row] = seen.scorer.workspace.read_blocks[pair, :count].tolist()
+        keep_top_k(found, batch, pairs)
 
-    ranking = Ranking(seen.mask, 1, 3, 1024, torch.device("cpu"))
-    scorer.run(seen.keys, seen.batch, 3, ranking if way == "native" else Taker())
+    seen.ranking.keep_top_k = watched
+    seen.score()
     for row in range(3):
-        expected, read = plain_mass(seen, row)
-        if way == "native":
-            kept = ranking.blocks[0, row].long()
-            got[row], expected = ranking.scores[0, row], expected[kept]
-            assert kept[0] in read
-        assert way != "interpret" or chosen[row] == read
-        torch.testing.assert_close(got[row].double(), expected, atol=2e-3, rtol=2e-3)
+        expected, expected_read = by_reference(seen, row)
+        kept = seen.ranking.blocks[0, row].long()
+        assert kept[0] in expected_read
+        assert way != "interpret" or dtype != torch.float32 or read[row] == expected_read
+        close = 2e-3 if dtype == torch.float32 else 2e-2  # means are rounded to the model's dtype
+        torch.testing.assert_close(seen.ranking.scores[0, row], expected[kept], atol=close, rtol=close)
+        if way == "interpret":
+            torch.testing.assert_close(scores[row], expected, atol=close, rtol=close)
 
 
 @pytest.mark.parametrize("num_rows", [1, 2, 3])
 def test_rows_not_to_be_scored_keep_what_they_had(way, num_rows):
     seen = Seen(32, (4, 2), 64, torch.float32)
-    ranking = Ranking(seen.mask, 1, 3, 1024, torch.device("cpu"))
-    ranking.blocks.fill_(-7)
-    flags = torch.tensor([[1, 1, 1], [0, 1, 0]], dtype=torch.int32)
-    seen.batch.load(torch.arange(3), torch.tensor(seen.cache.lengths), seen.dense_pass.last_query, flags)
-    seen.scorer().run(seen.keys, seen.batch, num_rows, ranking)
-    assert [(row != -7).all().item() for row in ranking.blocks[0]] == [False, num_rows > 1, False]
+    seen.ranking.blocks.fill_(-7)
+    seen.load(torch.tensor(seen.paged.lengths), due=torch.tensor([0, 1, 0]))
+    seen.score(num_rows)
+    assert [(row != -7).all().item() for row in seen.ranking.blocks[0]] == [False, num_rows > 1, False]
 
 
 def test_candidates_are_fewer_where_a_good_part_of_the_context_is_chosen_anyway():
     """None where half of the context or more is chosen; all where a fifth or less is."""
-    reading = Reading.of(MaskShape(16, sink=1, top=59, recent=64))
+    reads, most = KeyReads.plan(MaskShape(16, sink=1, top=59, recent=64)), 6 + CANDIDATES_PER_CHOSEN * 59
     written = torch.tensor([0, 5, 100, 2 * 59, 200, 5 * 59, 10_000])
-    assert reading.blocks(written).tolist() == [0, 5, 6, 6, 6 + 200 - 2 * 59, 6 + CANDIDATES * 59, 6 + CANDIDATES * 59]
+    assert reads.blocks(written).tolist() == [0, 5, 6, 6, 6 + 200 - 2 * 59, most, most]
 
 
 @pytest.mark.parametrize("block_size", [32, 64, 128])
 def test_a_round_reads_one_thirty_second_of_the_kv_bytes_and_the_candidates(block_size):
     seen = Seen(block_size, (4, 2), 64, torch.bfloat16)
     always = seen.mask.sink + 2  # the recent window of one block lies in two
-    assert seen.scorer().chosen.shape[1] == CANDIDATES * seen.mask.top + always
-    kv, means = seen.cache.layer.kv_cache, seen.summaries.means[0]
+    assert seen.scorer.workspace.read_blocks.shape[1] == CANDIDATES_PER_CHOSEN * seen.mask.top + always
+    kv, means = seen.paged.layer.kv_cache, seen.summaries.means[0]
     assert means[0].nbytes * 32 == kv[0].nbytes

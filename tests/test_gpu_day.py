@@ -45,7 +45,7 @@ def test_a_failing_part_is_recorded_and_stops_no_other(tmp_path):
     rows = load(tmp_path / "out/records.jsonl")
     assert [row["part"] for row in rows if row["what"] == "failure"] == ["smollm2"]
     kernels = [row for row in rows if row["what"] == "kernels"]
-    assert len(kernels) == 2 and all(0 < row["split_ms"]["look"] < row["ms"] for row in kernels)
+    assert len(kernels) == 2 and all(0 < row["split_ms"]["score_summaries"] < row["ms"] for row in kernels)
 
 
 BAD = {

@@ -164,9 +164,13 @@ def test_the_targets_pass_sees_nothing_of_the_mask(engine, monkeypatch):
 def test_wrong_selection_costs_acceptance_only(engine, monkeypatch, scores):
     llm, expected = engine
     ranking = speculator_of(llm).selector.ranking
-    plain = ranking.remember
-    wrong = {"nan": lambda mass: mass * torch.nan, "reversed": lambda mass: -mass, "constant": lambda mass: mass * 0}
-    monkeypatch.setattr(ranking, "remember", lambda mass, *rest: plain(wrong[scores](mass), *rest))
+    original = ranking.keep_top_k
+    wrong = {
+        "nan": lambda right: right * torch.nan,
+        "reversed": lambda right: -right,
+        "constant": lambda right: right * 0,
+    }
+    monkeypatch.setattr(ranking, "keep_top_k", lambda right, *rest: original(wrong[scores](right), *rest))
     assert greedy(llm, PROMPTS) == expected
 
 

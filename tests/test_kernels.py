@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 import triton.language as tl
+from pipelines import Pipeline, key_cache
 
 from vllm_std.mask import MaskShape
-from vllm_std.selection import BatchBuffers, KeySummaries, QueryWindow, keys
-from vllm_std.selection.keys import TRITON_DTYPES, KeyCache
-from vllm_std.selection.ranking import Ranking
+from vllm_std.selection import kernels, keys
+from vllm_std.selection.keys import TRITON_DTYPES
 from vllm_std.selection.scoring import Scorer
 
 pytestmark = pytest.mark.unit
@@ -29,8 +29,7 @@ def test_all_kernels_compile_for_hopper():
     script = str(Path(__file__).parent / "compile_kernels.py")
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=env, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    names = "_fill _keep _look _pick _read _shares _summarise"
-    assert done.stdout.splitlines()[-1] == f"compiled {names}"
+    assert done.stdout.splitlines()[-1] == f"compiled {' '.join(kernels.__all__)}"
 
 
 def test_the_table_of_estimates_is_made_of_its_records():
@@ -39,41 +38,36 @@ def test_the_table_of_estimates_is_made_of_its_records():
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-class Case:
+class Case(Pipeline):
     """A round of four requests, one of them not drafting and one not to be scored, on a device."""
 
     def __init__(self, device, dtype, cached, block_size, heads, kv_heads, size):
         random = torch.Generator().manual_seed(0)
         blocks, mask = REQS * COLUMNS, MaskShape(block_size, sink=1, top=5, recent=2 * block_size)
         caches = torch.randn(LAYERS, blocks, kv_heads, block_size, 2 * size, generator=random).to(cached).to(device)
-        order = torch.arange(block_size)[:, None] * 2 * size + torch.arange(size)
         scales = [1.0, 0.5 if cached.itemsize == 1 else 1.0]
-        self.cache = KeyCache(list(caches), order, plain=block_size != 32, scales=scales)
+        cache = key_cache(caches, size, plain=block_size != 32, scales=scales)
         table = torch.randperm(blocks, generator=random).view(REQS, COLUMNS).int()
-        self.batch = BatchBuffers(table.to(device))
-        lengths = torch.tensor([22, 17, 11, 20]) * block_size + torch.tensor([1, 0, 5, 15])
-        flags = torch.tensor([[1, 1, 0, 1], [1, 1, 0, 0]], dtype=torch.int32)
-        self.queries = QueryWindow((LAYERS, REQS, WINDOW, heads, size), dtype, device)
+        super().__init__(mask, cache, table.to(device), heads, dtype)
         starts = torch.arange(REQS + 1, dtype=torch.int32) * WINDOW
-        last = self.queries.last_verified(starts, torch.tensor([0, 3, 5, 1])).to(device)
-        slots = torch.tensor([2, 0, -1, 1], device=device)
-        self.batch.load(slots, lengths.to(device), last, flags.to(device))
+        self.load(
+            torch.tensor([22, 17, 11, 20]) * block_size + torch.tensor([1, 0, 5, 15]),
+            last=self.queries.last_verified(starts, torch.tensor([0, 3, 5, 1])),
+            due=torch.tensor([1, 1, 0, 0]),
+            drafting=torch.tensor([1, 1, 0, 1]),
+            slots=torch.tensor([2, 0, -1, 1]),
+        )
         for layer in range(LAYERS):
             query = torch.randn(REQS * WINDOW, heads, size, generator=random).to(dtype)
             self.queries.capture(layer, query.to(device), starts.to(device))
-        self.summaries = KeySummaries((LAYERS, blocks, kv_heads, block_size // 16, size), dtype, device)
-        self.ranking = Ranking(mask, LAYERS, REQS, 8192, device)
-        scales = torch.full((LAYERS,), size**-0.5, device=device)
-        self.scorer = Scorer(mask, self.summaries.means, self.queries.kept, scales, COLUMNS)
-        self.tables = torch.zeros(LAYERS, REQS, mask.width(5), dtype=torch.int32, device=device)
 
     def run(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(tables, seq_lens) of a round, on the host."""
-        self.summaries.update(self.cache, self.batch.context_lens, self.batch.block_table, np.full(REQS, COLUMNS))
-        self.scorer.run(self.cache, self.batch, REQS, self.ranking)
-        seq_lens = torch.full((REQS,), 99, dtype=torch.int32, device=self.tables.device)
-        self.ranking.fill(self.tables, seq_lens, self.batch, REQS)
-        return self.tables.cpu(), seq_lens.cpu()
+        self.summarise(COLUMNS)
+        self.score()
+        self.seq_lens.fill_(99)
+        tables, seq_lens = self.fill()
+        return tables.cpu(), seq_lens.cpu()
 
 
 CASES = [  # dtype, cached dtype, block size, query heads, KV heads, head size
@@ -109,8 +103,8 @@ def test_parts_of_a_request_make_up_the_whole(monkeypatch, case):
     expected, _ = Case(torch.device("cpu"), *case).run()
     monkeypatch.setattr(keys, "ON_CPU", "interpret")
     monkeypatch.setattr(Scorer, "_splits", lambda self, programs: 3)
-    monkeypatch.setattr("vllm_std.selection.ranking._tile", lambda mass: 16)
-    monkeypatch.setattr("vllm_std.selection.ranking._ways", lambda tensor: (4, 16))
+    monkeypatch.setattr("vllm_std.selection.tiles.block_tile", lambda scores: 16)
+    monkeypatch.setattr("vllm_std.selection.tiles.ways", lambda tensor: 4)
     monkeypatch.setattr("vllm_std.selection.scoring.interpreted", lambda tensor: False)
     monkeypatch.setattr("vllm_std.selection.scoring.TRITON_DTYPES", dict.fromkeys(TRITON_DTYPES, tl.float32))
     got, _ = Case(DEVICE, *case).run()
@@ -124,7 +118,7 @@ def test_one_launch_summarises_as_many_blocks_of_each_request_as_it_lacks(monkey
     for kind in ("torch", "interpret" if way == "kernels" else way):
         monkeypatch.setattr(keys, "ON_CPU", kind)
         round = Case(DEVICE if kind == "interpret" else torch.device("cpu"), *case)
-        round.summaries.update(round.cache, round.batch.context_lens, round.batch.block_table, newest)
+        round.summarise(newest)
         means.append(round.summaries.means.float().cpu())
     torch.testing.assert_close(means[1], means[0], rtol=0.01, atol=0.01)
     assert 0 < means[0].any(-1).sum() < means[0][..., 0].numel()
@@ -139,7 +133,7 @@ def test_kernels_stay_inside_what_they_are_given(monkeypatch, case):
     round, launch, given, checked = Case(DEVICE, *case), GridExecutor.__call__, [], []
 
     def watched(self, *args, **kwargs):
-        given[:] = [x for x in args if isinstance(x, torch.Tensor)] + round.cache.caches
+        given[:] = [x for x in (*args, *kwargs.values()) if isinstance(x, torch.Tensor)] + round.cache.caches
         return launch(self, *args, **kwargs)
 
     def access(plain, mask_at):
@@ -165,7 +159,7 @@ def test_kernels_stay_inside_what_they_are_given(monkeypatch, case):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="loops of a CPU")
 def test_loops_leave_the_threads_that_vllm_has_planned_for():
     code = (
-        "import torch; from vllm_std.selection import native; torch.set_num_threads(1); native._plainly();"
+        "import torch; from vllm_std.selection import native; torch.set_num_threads(1); native._in_torch();"
         "print(torch.get_num_threads())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from pipelines import Pipeline, key_cache
 
 from vllm_std.mask import MaskShape
-from vllm_std.selection import BatchBuffers
-from vllm_std.selection.ranking import Ranking
+from vllm_std.selection.batch import Pairs
 
 pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("way")]
 
@@ -29,34 +29,33 @@ def random_case(shape: MaskShape, lengths: list[int], layers: int = 3):
     return scores, block_table, torch.tensor(lengths)
 
 
-class Masks:
-    """Requests in the rows of a batch, backwards in the slots of vLLM's request state."""
+class Masks(Pipeline):
+    """Requests in the rows of a batch, backwards in the slots of vLLM's request state; their keys do not matter."""
 
     def __init__(self, shape: MaskShape, block_table, layers=3, gamma=5):
-        rows = len(block_table)
-        self.rows, self.layers = rows, layers
-        self.slots, self.batch = torch.arange(rows).flip(0), BatchBuffers(block_table)
-        self.ranking = Ranking(shape, layers, rows, 4096, torch.device("cpu"))
-        self.tables = torch.full((layers, rows, shape.width(gamma)), -1, dtype=torch.int32)
+        caches = torch.zeros(layers, 1, 1, shape.block_size, 16)
+        super().__init__(shape, key_cache(caches, 16), block_table, heads=1, gamma=gamma, max_len=4096)
+        self.slots = torch.arange(self.reqs).flip(0)
+        self.tables.fill_(-1)
 
-    def score(self, scores, length) -> None:
-        self.batch.load(self.slots, length, length * 0, torch.ones(2, self.rows, dtype=torch.int32))
+    def keep(self, scores, length) -> None:
+        """Requests that have just been given scores, [layers, reqs, blocks]."""
+        self.load(length, slots=self.slots)
         for layer, score in enumerate(scores):
-            self.ranking.remember(score, self.batch, self.rows, layer * self.rows, self.rows)
+            self.ranking.keep_top_k(score, self.batch, Pairs(self.reqs, layer * self.reqs, self.reqs))
 
-    def fill(self, length):
+    def filled(self, length):
         """([layers, reqs, width] tables, [reqs] tokens they hold)"""
-        self.batch.load(self.slots, length, length * 0, torch.ones(2, self.rows, dtype=torch.int32))
-        seq_lens = torch.full((self.rows,), 99, dtype=torch.int32)
-        self.ranking.fill(self.tables, seq_lens, self.batch, self.rows)
-        return self.tables, seq_lens - 1
+        self.load(length, slots=self.slots)
+        tables, seq_lens = self.fill()
+        return tables, seq_lens - 1
 
 
 def masked(shape: MaskShape, scores, block_table, length, gamma=5):
     """(tables, tokens they hold) of requests scored just now."""
     masks = Masks(shape, block_table, len(scores), gamma)
-    masks.score(scores, length)
-    return masks.fill(length)
+    masks.keep(scores, length)
+    return masks.filled(length)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -105,7 +104,7 @@ def test_rows_that_do_not_draft_are_left_alone():
     masks = Masks(shape, block_table)
     masks.batch.load(torch.tensor([0]), torch.tensor([640]), torch.tensor([0]), torch.tensor([[0], [0]]))
     seq_lens = torch.tensor([641, 0], dtype=torch.int32)
-    masks.ranking.fill(masks.tables, seq_lens, masks.batch, 2)
+    masks.ranking.fill_tables(masks.tables, seq_lens, masks.batch, 2)
     assert (masks.tables == -1).all() and seq_lens.tolist() == [1, 0]
 
 
@@ -126,14 +125,14 @@ def test_what_left_the_recent_window_since_the_scoring_takes_the_place_of_the_lo
     masks = Masks(shape, torch.arange(64, dtype=torch.int32)[None], layers=1)
     scores = torch.zeros(1, 1, 64)
     scores[0, 0, [5, 9, 20, 3]] = torch.tensor([4.0, 3.0, 2.0, 1.0])
-    masks.score(scores, torch.tensor([640]))  # the recent window begins in block 38
+    masks.keep(scores, torch.tensor([640]))  # the recent window begins in block 38
     for length, expected in [
         (640, [3, 5, 9, 20]),
         (656, [5, 9, 20, 38]),
         (688, [5, 38, 39, 40]),
         (900, [50, 51, 52, 53]),
     ]:
-        assert masks.fill(torch.tensor([length]))[0][0, 0, 1:5].tolist() == expected
+        assert masks.filled(torch.tensor([length]))[0][0, 0, 1:5].tolist() == expected
 
 
 @pytest.mark.parametrize("poison", [torch.nan, torch.inf, -torch.inf, 0.0, -1.0])

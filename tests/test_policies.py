@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from pipelines import Pipeline, key_cache
 
 from vllm_std.mask import MaskShape
-from vllm_std.selection import BatchBuffers, DensePass, KeySummaries, QueryWindow
-from vllm_std.selection.keys import KeyCache
-from vllm_std.selection.ranking import Ranking
-from vllm_std.selection.scoring import Scorer
+from vllm_std.selection.batch import Pairs
+from vllm_std.selection.queries import QueryWindow
 from vllm_std.tools.acceptance.policies import POLICIES
 
 pytestmark = [pytest.mark.unit, pytest.mark.usefixtures("way")]
@@ -17,58 +16,41 @@ LAYERS, HEADS, KV_HEADS, SIZE, BLOCK, WINDOW = 2, 4, 2, 32, 16, 4
 SHAPE = MaskShape(BLOCK, sink=1, top=3, recent=BLOCK)
 
 
-class Context:
+class Context(Pipeline):
     """Two requests whose keys grow; `point_at` makes the next queries attend to one block."""
 
     def __init__(self, lengths):
         torch.manual_seed(0)
-        self.lengths, rows = lengths, len(lengths)
-        self.cache = torch.randn(LAYERS, rows * 64, KV_HEADS, BLOCK, SIZE)
-        self.queries = torch.randn(LAYERS, rows, WINDOW, HEADS, SIZE)
-        self.batch = BatchBuffers(torch.arange(64 * rows, dtype=torch.int32).view(rows, 64))
-        self.ranking = Ranking(SHAPE, LAYERS, rows, 1024, torch.device("cpu"))
-        self.rounds, self.scales = np.zeros(rows, int), torch.full((LAYERS,), SIZE**-0.5)
-        self.tables = torch.zeros(LAYERS, rows, SHAPE.width(4), dtype=torch.int32)
-        summaries = KeySummaries((LAYERS, rows * 64, KV_HEADS, 1, SIZE), torch.float32, torch.device("cpu"))
-        order = torch.arange(BLOCK * SIZE).view(BLOCK, SIZE)
-        self.keys = KeyCache(list(self.cache), order, plain=True, scales=[1.0] * LAYERS)
-        everything = torch.full((rows,), 64 * BLOCK, dtype=torch.int32)
-        summaries.update(self.keys, everything, self.batch.block_table, np.full(rows, 64))
-        self.scorer = Scorer(SHAPE, summaries.means, self.queries, self.scales, 64)
+        self.lens, rows = lengths, len(lengths)
+        self.caches = torch.randn(LAYERS, rows * 64, KV_HEADS, BLOCK, SIZE)
+        table = torch.arange(64 * rows, dtype=torch.int32).view(rows, 64)
+        super().__init__(SHAPE, key_cache(self.caches, SIZE), table, HEADS, gamma=WINDOW - 1)
+        self.queries.kept.normal_()
+        self.rounds = np.zeros(rows, int)
+        self.load(torch.full((rows,), 64 * BLOCK))
+        self.summarise(64)
 
     def point_at(self, row: int, block: int) -> None:
-        key = self.cache[:, row * 64 + block, :, 3]
-        self.queries[:, row] = 3 * key.repeat_interleave(HEADS // KV_HEADS, 1)[:, None]
+        key = self.caches[:, row * 64 + block, :, 3]
+        self.queries.kept[:, row] = 3 * key.repeat_interleave(HEADS // KV_HEADS, 1)[:, None]
 
-    def score(self, policy, due) -> None:
-        rows, dense_pass = len(self.lengths), self.dense_pass()
+    def score_by(self, policy, due) -> None:
+        dense_pass = self.dense_pass()
         for layer in range(LAYERS):
-            mass = dense_pass.zero_scores()
-            mass[torch.from_numpy(due)] = policy.score(dense_pass.only(due), layer)
-            self.ranking.remember(mass, self.batch, rows, layer * rows, rows)
-
-    def dense_pass(self) -> DensePass:
-        rows = len(self.lengths)
-        return DensePass(
-            slots=torch.arange(rows), queries=self.queries, last_query=torch.full((rows,), WINDOW - 1),
-            context_lens=torch.tensor(self.lengths), max_context_lens=np.array(self.lengths),
-            block_table=self.batch.block_table, read_keys=lambda layer, blocks: self.cache[layer, blocks.long()],
-            mask=SHAPE, scales=self.scales.tolist(),
-        )  # fmt: skip
+            scores = dense_pass.zero_scores()
+            scores[torch.from_numpy(due)] = policy.score(dense_pass.only(due), layer)
+            self.ranking.keep_top_k(scores, self.batch, Pairs(self.reqs, layer * self.reqs, self.reqs))
 
     def choose(self, policy, refresh=1) -> torch.Tensor:
         """A round of both requests: [layers, requests, top] block indices."""
-        rows, length = len(self.lengths), torch.tensor(self.lengths)
         due = policy.due(self.rounds, refresh)
         self.rounds += 1
-        flags = torch.from_numpy(np.stack([np.ones(rows), due]).astype(np.int32))
-        self.batch.load(torch.arange(rows), length, torch.full((rows,), WINDOW - 1), flags)
+        self.load(torch.tensor(self.lens), due=torch.from_numpy(due))
         if policy.needs_summaries:
-            self.scorer.run(self.keys, self.batch, rows, self.ranking)
+            self.score()
         elif due.any():
-            self.score(policy, due)
-        self.ranking.fill(self.tables, torch.zeros(rows, dtype=torch.int32), self.batch, rows)
-        return self.tables[:, :, SHAPE.sink : SHAPE.sink + SHAPE.top] % 64
+            self.score_by(policy, due)
+        return self.fill()[0][:, :, SHAPE.sink : SHAPE.sink + SHAPE.top] % 64
 
 
 @pytest.fixture
@@ -81,7 +63,7 @@ def test_the_mask_follows_the_query_verified_last(context, name):
     for block in (5, 17, 9):
         context.point_at(0, block)
         context.point_at(1, block - 2)
-        context.queries[:, :, : WINDOW - 1] = 0
+        context.queries.kept[:, :, : WINDOW - 1] = 0
         chosen = context.choose(POLICIES[name])
         assert (chosen[:, 0] == block).any(-1).all() and (chosen[:, 1] == block - 2).any(-1).all()
 
@@ -90,7 +72,7 @@ def test_refresh_keeps_a_choice_for_so_many_rounds_and_counts_them_by_request(co
     context.point_at(0, 5)
     context.rounds[1] = 2
     first = context.choose(POLICIES["verify"], refresh=3)
-    assert context.ranking.frontier.tolist() == [24, 0], "the second is not due"
+    assert context.ranking.scored_until.tolist() == [24, 0], "the second is not due"
     context.point_at(0, 17)
     for _ in range(2):
         assert torch.equal(context.choose(POLICIES["verify"], refresh=3)[:, 0], first[:, 0])
@@ -108,7 +90,7 @@ def test_text_is_decided_by_the_end_of_the_prompt(context):
 def test_text_keeps_what_was_generated_in_place_of_its_lowest_ranked(context):
     context.point_at(0, 5)
     context.choose(POLICIES["text"])
-    before, context.lengths = (400 - BLOCK) // BLOCK, [400 + 2 * BLOCK, 330]
+    before, context.lens = (400 - BLOCK) // BLOCK, [400 + 2 * BLOCK, 330]
     for layer in context.choose(POLICIES["text"])[:, 0].tolist():
         assert layer == [5, before, before + 1]
 

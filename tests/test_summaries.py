@@ -5,7 +5,7 @@ import torch
 from helpers import SIGN_MODEL, Acceptance, draft_lengths, greedy, runner_of, speculator_of, std, token_prompts
 from vllm.v1.executor import Executor
 
-from vllm_std.selection.summaries import granule, share_of_kv
+from vllm_std.selection.reads import granule, share_of_kv
 from vllm_std.tools.demo.sign_video import SignVideo
 
 PROMPTS = token_prompts([700, 90, 333, 512], seed=3)
@@ -125,5 +125,6 @@ def taken(speculator) -> int:
     selector, ranking = speculator.selector, speculator.selector.ranking
     kept = [selector.tables, ranking.blocks, ranking.scores]
     if selector.scorer:
-        kept += [selector.summaries.means, selector.scorer.work, selector.scorer.mass, selector.scorer.chosen]
+        workspace = selector.scorer.workspace
+        kept += [selector.summaries.means, workspace.log_sums, workspace.scores, workspace.read_blocks]
     return sum(tensor.nbytes for tensor in kept)

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from vllm_std.draft import setup as target
 from vllm_std.draft import speculator
-from vllm_std.selection import loops, native, plain, reading
+from vllm_std.mask import cdiv
+from vllm_std.selection import definition, loops, native, reads
 from vllm_std.selection.policies import Verify
 from vllm_std.selection.queries import QueryWindow
 from vllm_std.selection.selector import Selector
@@ -47,7 +48,7 @@ class Way:
     ask: str = "last"
     again: int = 0
     decay: float = 0.0
-    candidates: int = reading.CANDIDATES
+    candidates: int = reads.CANDIDATES_PER_CHOSEN
     step: int | None = None  # of the draft that runs, where its queries are kept
     drafted: Tensor | None = None  # [layers, reqs, drafts, heads, size]
     drafts: int = 0  # of them that ask too
@@ -76,26 +77,25 @@ def score(scorer: Any, cache: Any, seen: Any, num_rows: int, ranking: Any) -> No
     rows, mask = torch.arange(num_rows), scorer.mask
     if way.decay:
         return score_with_memory(scorer, cache, seen, seen.scored_lens[:num_rows].nonzero()[:, 0], num_rows, ranking)
-    read = scorer.reading.blocks(-(-seen.scored_lens[:num_rows] // mask.block_size))
+    read = scorer.reads.blocks(cdiv(seen.scored_lens[:num_rows], mask.block_size))
     loops.score(
-        *native.layout(cache).arguments, *native._raw(scorer.means), askers(scorer, seen, rows).numpy(),
+        *native.key_layout(cache), *native._raw(scorer.means), askers(scorer, seen, rows).numpy(),
         seen.scored_lens[:num_rows].numpy(), read.numpy(), seen.slots.numpy(), seen.block_table.numpy(),
         mask.block_size, mask.sink, mask.recent, ranking.blocks.numpy(), ranking.scores.numpy(),
-        ranking.frontier.numpy(),
+        ranking.scored_until.numpy(),
     )  # fmt: skip
 
 
 def score_with_memory(scorer: Any, cache: Any, seen: Any, rows: Tensor, num_rows: int, ranking: Any) -> None:
     if way.scores is None:
-        way.scores = torch.zeros(len(scorer.means), len(seen.slots), scorer.width)
-    slots, mass = seen.slots[rows].long(), torch.zeros(num_rows, scorer.width)
-    for layer, (means, queries, scale) in enumerate(zip(scorer.means, scorer.queries, scorer.scales)):
+        way.scores = torch.zeros(len(scorer.means), len(seen.slots), scorer.workspace.width)
+    slots, mass = seen.slots[rows].long(), torch.zeros(num_rows, scorer.workspace.width)
+    for layer in range(len(scorer.means)):
         if len(rows):
-            given = scorer.mask, scorer.reading, means, queries, float(scale), cache, layer, seen, rows
-            new = plain.verify_mass(*given)
+            new = definition.verify_scores(scorer, cache, seen, layer, rows)
             way.scores[layer, slots, : new.shape[1]] = new + way.decay * way.scores[layer, slots, : new.shape[1]]
             mass[rows] = way.scores[layer, slots]
-        plain.remember(ranking, mass, seen, layer)
+        definition.keep_top_k(ranking, mass, seen, layer)
 
 
 def draft_eagerly(self, num_reqs, batch_desc, gamma, bound, across_dp, skip_attn) -> None:
@@ -145,7 +145,7 @@ def install() -> None:
         known = {"ask": str, "again": int, "decay": float, "candidates": int}
         fresh = replace(Way(), **{name: known[name](value) for name, value in given.items()})
         vars(way).update(vars(fresh))
-        reading.CANDIDATES = way.candidates
+        reads.CANDIDATES_PER_CHOSEN = way.candidates
         return change(self, policy, **options)
 
     def begin_anew(self, seen, slots, drafting, has_queries):

@@ -4,6 +4,7 @@ import functools
 import os
 import re
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,10 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from vllm_std.mask import MaskShape, cdiv
-from vllm_std.selection import BatchBuffers, KeySummaries, QueryWindow, keys, ranking, scoring
+from vllm_std.selection import keys, tiles
+
+sys.path.append(str(Path(__file__).parents[2] / "tests"))
+from pipelines import Pipeline, key_cache  # noqa: E402
 
 LAYERS, HEADS, KV_HEADS, SIZE, BLOCK, TOP_K = 28, 28, 4, 128, 16, 1024  # a 7B model with grouped queries
 
@@ -33,33 +37,28 @@ class Hopper:
 def prepare(processors: int) -> None:
     """Have everything compiled from now on, for a card of so many multiprocessors, and nothing run."""
     driver.set_active(Hopper())
-    keys.ON_CPU, scoring.processors = "compile", lambda tensor: processors
+    keys.ON_CPU = "compile"
+    tiles.processors = lambda tensor: processors
 
 
 @functools.cache
 def launches(reqs: int, context: int, heads: int) -> list[tuple[str, tuple, Any]]:
-    """(name, grid, compiled kernel) of each launch of a round; `CANDIDATES` changes none of them."""
-    made, plain, cpu = [], JITFunction.run, torch.device("cpu")
+    """(name, grid, compiled kernel) of each launch of a round; `CANDIDATES_PER_CHOSEN` changes none of them."""
+    made, original = [], JITFunction.run
     mask, width = MaskShape.plan(TOP_K, 16, 64, BLOCK, context), cdiv(context + 64, BLOCK)
 
     def run(self, *args, grid, warmup, **kwargs):
-        made.append((self.__name__, grid, plain(self, *args, grid=grid, warmup=True, **kwargs)))
+        made.append((self.__name__, grid, original(self, *args, grid=grid, warmup=True, **kwargs)))
 
     caches = [torch.zeros(2, BLOCK, KV_HEADS, 2 * SIZE, dtype=torch.bfloat16).transpose(1, 2)] * LAYERS
-    order = torch.arange(BLOCK)[:, None] * caches[0].stride(2) + torch.arange(SIZE)
-    cache = keys.KeyCache(caches, order, plain=True, scales=[1.0] * LAYERS)
-    batch = BatchBuffers(torch.zeros(reqs, width, dtype=torch.int32))
-    queries = QueryWindow((LAYERS, reqs, 6, heads, SIZE), torch.bfloat16, cpu)
-    means = KeySummaries((LAYERS, 2, KV_HEADS, 1, SIZE), torch.bfloat16, cpu).means
-    kept = ranking.Ranking(mask, LAYERS, reqs, context + 64, cpu)
-    scorer = scoring.Scorer(mask, means, queries.kept, torch.ones(LAYERS), width)
-    tables = torch.zeros(LAYERS, reqs, mask.width(5), dtype=torch.int32)
+    table = torch.zeros(reqs, width, dtype=torch.int32)
+    pipeline = Pipeline(mask, key_cache(caches, SIZE), table, heads, torch.bfloat16)
     JITFunction.run = run
     try:
-        scorer.run(cache, batch, reqs, kept)
-        kept.fill(tables, torch.zeros(reqs, dtype=torch.int32), batch, reqs)
+        pipeline.score()
+        pipeline.fill()
     finally:
-        JITFunction.run = plain
+        JITFunction.run = original
     return made
 
 

@@ -19,7 +19,7 @@ from compiled_kernels import BLOCK, HEADS, KV_HEADS, SIZE, TOP_K, counted, launc
 from marked import write
 
 from vllm_std.mask import MaskShape, cdiv
-from vllm_std.selection import ranking, reading, scoring
+from vllm_std.selection import reads, tiles, workspace
 
 ROWS = ((32, 32768), (256, 2048), (8, 131072))  # requests, tokens of context
 GOALS = {32768: 1.2, 2048: 1.0, 131072: 1.2}  # ms
@@ -27,27 +27,31 @@ BANDWIDTH, PROCESSORS, CLOCK = 3.35e12, 132, 1.755e9  # bytes/s, and cycles/s of
 REGISTERS, SHARED, WARPS, SECTOR = 65536, 227 * 1024, 64, 32  # of a multiprocessor; bytes that memory is read by
 LAUNCH, MEMORY, CACHE, BARRIER = 2.5e-6, 0.7e-6, 0.15e-6, 30 / 1.755e9  # s: in a CUDA graph; to be answered; to meet
 DEPENDENT = 2  # cycles from one instruction of a warp to the next
-STARTS = {"_look": 4, "_read": 5, "_shares": 3, "_pick": 2, "_fill": 4}  # answers awaited one after another at first
+STARTS = {  # answers awaited one after another at first
+    "score_summaries": 4, "score_keys": 5, "block_shares": 3, "choose_candidates": 2, "keep_top_k": 2, "fill_tables": 4,
+}  # fmt: skip
+TOP_BLOCKS = ("choose_candidates", "keep_top_k")
 RESULTS = Path(__file__).parents[2] / "docs/records/kernel_estimates.jsonl"
 
 
 def work_of(name: str, grid: tuple, context: int, heads: int, mask: MaskShape) -> tuple[float, list[float], float]:
     """(bytes of a launch, trips of each loop of a program, seconds that a trip of the innermost waits)."""
     blocks, width = context // BLOCK, cdiv(context + 64, BLOCK)
-    read = int(reading.Reading.of(mask).blocks(torch.tensor(blocks)))
-    pairs, tile = grid[2] if name in ("_look", "_read") else grid[0] if name == "_pick" else grid[1], BLOCK * 4
-    lse = scoring.work_dtype(torch.bfloat16).itemsize
+    read = int(reads.KeyReads.plan(mask).blocks(torch.tensor(blocks)))
+    pairs = grid[2] if name in ("score_summaries", "score_keys") else grid[0] if name in TOP_BLOCKS else grid[1]
+    tile = BLOCK * 4
+    lse = workspace.log_sum_dtype(torch.bfloat16).itemsize
     sectors = heads / KV_HEADS * lse + SECTOR * 3 / 4  # of one block's log-sum-exps of one KV head, in the mean
-    if name == "_look":
+    if name == "score_summaries":
         return pairs * blocks * (KV_HEADS * SIZE * 2 + heads * lse + 4), [blocks / tile / grid[1]], MEMORY
-    if name == "_read":
+    if name == "score_keys":
         each = BLOCK * SIZE * 2 + 2 * sectors
         return pairs * read * (KV_HEADS * each + 8), [max(1, read * BLOCK / tile / grid[1])], MEMORY
-    if name == "_shares":
+    if name == "block_shares":
         return pairs * blocks * (heads * lse + 4), [max(1, blocks / tile / grid[0])], MEMORY
-    if name == "_pick":
-        tiles = cdiv(blocks, ranking._tile(torch.empty(0, scoring.aligned(width))))
-        return pairs * (blocks * 4 + mask.top * 8), [tiles, 16, tiles, tiles], CACHE
+    if name in TOP_BLOCKS:
+        count = cdiv(blocks, tiles.block_tile(torch.empty(0, workspace.aligned(width))))
+        return pairs * (blocks * 4 + mask.top * 8), [count, 16, count, count], CACHE
     return grid[0] * grid[1] * mask.num_blocks * 20, [], 0.0  # its steps are unrolled
 
 
@@ -59,7 +63,7 @@ def estimate(name: str, grid: tuple, kernel, context: int, heads: int, mask: Mas
     fit = min(by_registers, SHARED // (kernel.metadata.shared + 1024), WARPS // warps, 32)
     ahead = max([1, *(int(n) - 1 for n in re.findall(r"memdesc<(\d)x64x\d+xbf16", kernel.asm["ttgir"]))])
     instructions = counted(code, trips)
-    waits = STARTS[name] * MEMORY + torch.tensor(trips[: 2 if name == "_pick" else 1]).prod().item() * wait / ahead
+    waits = STARTS[name] * MEMORY + torch.tensor(trips[: 2 if name in TOP_BLOCKS else 1]).prod().item() * wait / ahead
     alone = waits + instructions * DEPENDENT / CLOCK + counted(code, trips, "BAR.") * BARRIER
     times = {
         "memory": bytes_ / BANDWIDTH,
@@ -72,7 +76,7 @@ def estimate(name: str, grid: tuple, kernel, context: int, heads: int, mask: Mas
 
 def round_of(reqs: int, context: int, candidates: int, askers: int) -> dict:
     """A record: figures of each kernel, ms of all its launches, and of the round."""
-    reading.CANDIDATES = candidates
+    reads.CANDIDATES_PER_CHOSEN = candidates
     mask, heads, found = MaskShape.plan(TOP_K, 16, 64, BLOCK, context), HEADS * askers, {}
     for name, grid, kernel in launches(reqs, context, heads):
         found.setdefault(name, []).append(estimate(name, grid, kernel, context, heads, mask))
@@ -88,7 +92,7 @@ def round_of(reqs: int, context: int, candidates: int, askers: int) -> dict:
 
 
 def table(records: list[dict]) -> str:
-    """ms by kernel, beside what it moves and how it fits, for the records of `CANDIDATES`; then the others' sums."""
+    """ms by kernel, beside what it moves and how it fits, for `CANDIDATES_PER_CHOSEN`; then the others' sums."""
     cases = sorted({(one["candidates"], one["askers"]) for one in records}, key=lambda case: (case[1], -case[0]))
     by_case = {case: [one for one in records if (one["candidates"], one["askers"]) == case] for case in cases}
     first = by_case[cases[0]]
@@ -107,7 +111,7 @@ def table(records: list[dict]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--candidates", type=int, nargs="+", default=[reading.CANDIDATES, 2, 1])
+    parser.add_argument("--candidates", type=int, nargs="+", default=[reads.CANDIDATES_PER_CHOSEN, 2, 1])
     parser.add_argument("--askers", type=int, nargs="+", default=[1], help="queries of a request that ask at once")
     parser.add_argument("--check", action="store_true", help="only look whether the page has the table of the records")
     args = parser.parse_args()

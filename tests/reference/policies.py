@@ -32,17 +32,24 @@ def exact(queries: Tensor, keys: Tensor, scale: float, options: Options) -> Tens
 
 def verify(queries: Tensor, keys: Tensor, scale: float, options: Options) -> Tensor:
     """The same with the mean key of its granule in place of each key; but some blocks are scored by their keys: sink,
-    recent window, and candidates, the best of the others. A block that is not complete has no means."""
+    recent window, and candidates, the best of the others."""
+    by_keys = log_sums(logits(queries[-1:], keys, scale), options.block_size)
+    sums = by_mean_keys(queries, keys, scale, options)
+    read = read_by_key(sums.softmax(-1).sum(0).tolist(), keys.shape[1], options)
+    sums[:, read] = by_keys[:, read]
+    return sums.softmax(-1).sum(0)
+
+
+def by_mean_keys(queries: Tensor, keys: Tensor, scale: float, options: Options) -> Tensor:
+    """[heads, blocks] log-sum-exps of the token verified last, each key being its granule's mean; -inf for a block that
+    is not complete, which has no means."""
     size, complete = options.block_size, keys.shape[1] // options.block_size
     granule = math.gcd(GRANULE, size)
     means = keys[:, : complete * size].float().unflatten(1, (-1, granule)).mean(2).repeat_interleave(granule, dim=1)
     missing = keys.shape[1] - complete * size
-    by_means = log_sums(logits(queries[-1:], pad(means, (0, 0, 0, missing)), scale), size)
-    by_means[:, complete:] = -torch.inf
-    by_keys = log_sums(logits(queries[-1:], keys, scale), size)
-    read = read_by_key(by_means.softmax(-1).sum(0).tolist(), keys.shape[1], options)
-    by_means[:, read] = by_keys[:, read]
-    return by_means.softmax(-1).sum(0)
+    sums = log_sums(logits(queries[-1:], pad(means, (0, 0, 0, missing)), scale), size)
+    sums[:, complete:] = -torch.inf
+    return sums
 
 
 def log_sums(one_query: Tensor, block_size: int) -> Tensor:
