@@ -15,7 +15,7 @@ def _estimate(
     """[TILE, PADDED_GROUP] log-sum-exps of blocks, as if each key were the mean of its granule."""
     if GRANULES == 1:
         mean = tl.load(means + channel[None, :], mask=inside, other=0.0)
-        return tl.dot(mean.to(DOT), query.to(DOT), input_precision="ieee") * scale + LOG_GRANULE
+        log_sum = tl.dot(mean.to(DOT), query.to(DOT), input_precision="ieee") * scale
     else:
         top = tl.full([TILE, PADDED_GROUP], LOWEST, tl.float32)
         total = tl.zeros([TILE, PADDED_GROUP], tl.float32)
@@ -23,7 +23,8 @@ def _estimate(
             mean = tl.load(means + granule * SIZE + channel[None, :], mask=inside, other=0.0)
             logits = tl.dot(mean.to(DOT), query.to(DOT), input_precision="ieee") * scale
             top, total = add_exp(top, total, logits, 1.0)
-        return top + tl.log(total) + LOG_GRANULE
+        log_sum = top + tl.log(total)
+    return log_sum + LOG_GRANULE
 
 
 @triton.jit(do_not_specialize=["first", "num_rows"])

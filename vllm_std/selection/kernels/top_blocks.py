@@ -88,12 +88,13 @@ def choose_candidates(
         scores += pair.to(tl.int64) * width
         wanted = blocks_read(written, MOST_READ, ALWAYS, SPARED)
         low, room = _threshold(scores, wanted, written, first_recent, written, SINK, True, TILE, WAYS)
-        to = pair.to(tl.int64) * MOST_READ
+        to, count = pair.to(tl.int64) * MOST_READ, length * 0
         for start in range(0, written, TILE):
             block = start + tl.arange(0, TILE)
             taken, ties = selected(_load_bits(scores, block, first_recent, written, SINK, True), low, room)
-            tl.store(read_blocks + to + tl.cumsum(taken.to(tl.int32)) - 1, block, mask=taken)
-            to += tl.sum(taken.to(tl.int32))
+            place = to + count + tl.cumsum(taken.to(tl.int32)) - 1
+            tl.store(read_blocks + place, block, mask=taken)
+            count += tl.sum(taken.to(tl.int32))
             room -= ties
 
 
