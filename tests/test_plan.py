@@ -291,12 +291,9 @@ def test_a_device_without_a_data_sheet_needs_its_clock(name):
 def test_what_is_assumed_of_std_is_what_std_does():
     from vllm_std.config import StdConfig
     from vllm_std.refusals import CACHE_DTYPES
-    from vllm_std.roofline import estimate as roofline
     from vllm_std.roofline import shape
-    from vllm_std.selection import reading, summaries
     from vllm_std.tools.plan import workload as planned_for
 
-    assert (roofline.CANDIDATES, roofline.GRANULE) == (reading.CANDIDATES, summaries.GRANULE)
     assert (planned_for.SINK, planned_for.RECENT) == (StdConfig.sink, StdConfig.recent)
     assert tuple(shape.CACHE_BYTES) == CACHE_DTYPES
 

@@ -27,13 +27,17 @@ TINY_LAYERS = 2
 REPEATS = 5  # of which the median counts
 REPLAYS = 10  # of a CUDA graph, in a repeat
 BUSY_CYCLES = 200_000_000  # of the GPU, which it waits so that no launch after them waits for the host
-# By name in a record, the module and the name of each kernel.
-KERNELS = {
-    "keep queries": (queries, "_keep"), "summarise": (summaries, "_summarise"), "look": (scoring, "_look"),
-    "shares": (scoring, "_shares"), "pick, remember": (ranking, "_pick"),
-    "read": (scoring, "_read"), "fill": (ranking, "_fill"),
-}  # fmt: skip
-BEFORE_SELECTION = ("keep queries", "summarise")  # kernels that are not in the CUDA graph
+KERNELS = {  # and the module that launches it
+    "capture_queries": queries,
+    "summarise_blocks": summaries,
+    "score_summaries": scoring,
+    "block_shares": scoring,
+    "choose_candidates": scoring,
+    "score_keys": scoring,
+    "keep_top_k": ranking,
+    "fill_tables": ranking,
+}
+BEFORE_SELECTION = ("capture_queries", "summarise_blocks")  # kernels that are not in the CUDA graph
 
 
 def time_kernels(batch: int, context: int, layers: int) -> dict:
@@ -69,9 +73,9 @@ def ms_by_kernel(timed: SelectionRound) -> dict[str, float]:
     """Of all launches of each kernel in a round."""
     clock = Clock()
     spans: dict[str, list] = {name: [] for name in KERNELS}
-    originals = {name: getattr(*place) for name, place in KERNELS.items()}
-    for name, (module, attribute) in KERNELS.items():
-        setattr(module, attribute, TimedKernel(originals[name], clock, spans[name]))
+    originals = {name: getattr(module, name) for name, module in KERNELS.items()}
+    for name, module in KERNELS.items():
+        setattr(module, name, TimedKernel(originals[name], clock, spans[name]))
     try:
         if clock.cuda:
             torch.cuda._sleep(BUSY_CYCLES)
@@ -80,8 +84,8 @@ def ms_by_kernel(timed: SelectionRound) -> dict[str, float]:
         timed.select()
         clock.idle()
     finally:
-        for name, (module, attribute) in KERNELS.items():
-            setattr(module, attribute, originals[name])
+        for name, module in KERNELS.items():
+            setattr(module, name, originals[name])
     return {name: sum(clock.ms(first, last) for first, last in marks) for name, marks in spans.items()}
 
 

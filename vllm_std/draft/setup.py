@@ -9,9 +9,13 @@ from torch import Tensor
 from vllm_std import advice
 from vllm_std.faults import Faults, logger
 from vllm_std.patches import adapters, graphs, groups, key_layout, metadata, queries, spec_decode
-from vllm_std.selection import POLICIES, BatchBuffers, KeySummaries, QueryWindow, Selector, selection_bytes
 from vllm_std.selection.attention import peak_bytes
+from vllm_std.selection.batch import BatchBuffers
+from vllm_std.selection.policies import POLICIES
+from vllm_std.selection.queries import QueryWindow
 from vllm_std.selection.reads import GRANULE, granule
+from vllm_std.selection.selector import Selector, selection_bytes
+from vllm_std.selection.summaries import KeySummaries
 
 EAGER, FULL = spec_decode.CUDAGraphMode.NONE, spec_decode.CUDAGraphMode.FULL
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from vllm_std.draft.setup import EAGER, FULL, TargetAsDraft
 from vllm_std.patches import connector, failures, spec_decode
 from vllm_std.patches.metadata import limit_length, mask_metadata, share_plan, windowed_metadata
-from vllm_std.selection import DensePass
+from vllm_std.selection.batch import DensePass
 
 
 class StdSpeculator(TargetAsDraft):

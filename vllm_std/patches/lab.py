@@ -19,7 +19,7 @@ from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import RequestOutputKind
 
 from vllm_std.patches.wrapping import Patch
-from vllm_std.selection import Policy
+from vllm_std.selection.policies import Policy
 
 LAB = Patch(
     name="lab",

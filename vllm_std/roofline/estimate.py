@@ -4,12 +4,13 @@ The shares are fitted to one H100 (docs/records/steps-h100.json): they say where
 are a first guess of any other device.
 """
 
-import math
+import torch
 
 from vllm_std.control.costs import Costs
 from vllm_std.mask import MaskShape, cdiv
 from vllm_std.roofline.devices import Device, device_here
 from vllm_std.roofline.shape import Shape
+from vllm_std.selection.reads import KeyReads, granule
 
 # "Measured" is fitted to the H100 record; "assumed" was not measured.
 WEIGHTS = 0.85  # of the memory's rate while a pass reads weights, in matrices of some tens of MB; measured
@@ -18,8 +19,6 @@ SCATTERED = 0.45  # of the memory's rate while attention reads a mask; measured,
 ARITHMETIC = 0.6  # of the device's FLOP/s, in passes of so many tokens that arithmetic bounds them; assumed
 ALL_REDUCE = 10e-6  # seconds for one token's hidden state, twice a layer, where workers share the model; assumed
 SELECTION = 0.1e-3  # seconds for the launches of a selection, however little it reads; assumed
-CANDIDATES = 3  # times the blocks to choose: whose keys selection reads in long contexts, as `selection.reading` has it
-GRANULE = 16  # tokens of a key summary, as `selection.summaries` has it
 SCORES = 3 * 2  # bytes moved for a block and a query head: a float16 score, written once and read twice
 
 
@@ -49,7 +48,7 @@ def masked_seconds(shape: Shape, device: Device, mask: MaskShape) -> float:
 
 def summary_bytes(shape: Shape, block_size: int) -> float:
     """Bytes for a cached token, in all masked layers: 1/32 of the KV bytes where both have the model's dtype."""
-    return shape.full * shape.kv_heads * shape.head_size * shape.value / math.gcd(GRANULE, block_size)
+    return shape.full * shape.kv_heads * shape.head_size * shape.value / granule(block_size)
 
 
 def estimate(
@@ -60,7 +59,8 @@ def estimate(
     tokens, batch = _grid(max_batch * (gamma + 1)), _grid(max_batch)
     base = {count: sum(pass_parts(shape, device, count).values()) for count in {*tokens, *batch}}
     masked, scattered = masked_seconds(shape, device, mask), SCATTERED * device.bandwidth
-    read = CANDIDATES * mask.top + mask.sink + cdiv(mask.recent, mask.block_size) + 1
+    reads = KeyReads.plan(mask)
+    read = reads.most if context is None else int(reads.blocks(torch.tensor(cdiv(context, mask.block_size))))
     keys = read * mask.block_size * shape.kv_bytes / 2 / scattered  # of one request
     windows = window_seconds(shape, device, shape.window if context is None else context)
     scores = SCORES * shape.full * shape.heads / mask.block_size

@@ -1,18 +1,4 @@
-"""Selection: which KV blocks a draft step attends to. `selector.Selector` shows the flow."""
+"""Selection: which KV blocks a draft step attends to. `selector` shows the flow, `policies` who decides.
 
-from vllm_std.selection.batch import BatchBuffers, DensePass
-from vllm_std.selection.policies import POLICIES, Policy
-from vllm_std.selection.queries import QueryWindow
-from vllm_std.selection.selector import Selector, selection_bytes
-from vllm_std.selection.summaries import KeySummaries
-
-__all__ = [
-    "POLICIES",
-    "BatchBuffers",
-    "DensePass",
-    "KeySummaries",
-    "Policy",
-    "QueryWindow",
-    "Selector",
-    "selection_bytes",
-]
+Imports nothing by itself, so that `reads` costs no more than it needs.
+"""

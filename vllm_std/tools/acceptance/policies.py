@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
-from vllm_std.selection import POLICIES as SERVED
-from vllm_std.selection import DensePass, Policy
 from vllm_std.selection.attention import block_attention
+from vllm_std.selection.batch import DensePass
+from vllm_std.selection.policies import POLICIES as SERVED
+from vllm_std.selection.policies import Policy
 
 
 def last_query(dense_pass: DensePass, layer: int) -> tuple[Tensor, Tensor]:
