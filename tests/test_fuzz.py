@@ -137,14 +137,14 @@ def engine_config(said: dict, **more):
     return python_args(speculative_config=said, block_size=BLOCK, **more).create_engine_config().speculative_config
 
 
-@settings(profile, max_examples=3000)
+@settings(profile, max_examples=1500)
 @given(options)
 def test_options_are_honoured_or_named(said):
     said = {name.replace("-", "_"): value for name, value in said.items()}
     check(lambda: StdConfig.from_options(said, *target()), said)
 
 
-@settings(profile, max_examples=500)
+@settings(profile, max_examples=120)
 @given(options)
 def test_a_whole_configuration_is_built_or_refused_the_same_way(said):
     check(lambda: engine_config({"method": "std"} | said), said)
@@ -174,7 +174,7 @@ def test_hard_cases_are_named(case):
     assert_says_what_is_wrong(error.value, HARD[case])
 
 
-@settings(profile, max_examples=150)
+@settings(profile, max_examples=75)
 @given(right)
 def test_all_that_makes_sense_is_taken(said):
     config = engine_config({"method": "std"} | said)
@@ -201,7 +201,7 @@ def test_an_option_spelt_twice_is_refused():
         engine_config({"method": "std", "top-k": 512, "top_k": 256})
 
 
-@settings(profile, max_examples=300)
+@settings(profile, max_examples=100)
 @given(options)
 def test_json_on_the_command_line(said):
     """What JSON can hold; its numbers, strings and names come through as they are."""
@@ -215,7 +215,7 @@ plain_words = st.text(st.characters(codec="ascii", exclude_characters=".+-=\x00"
 plain_words = plain_words.filter(lambda name: name != "method")
 
 
-@settings(profile, max_examples=150)
+@settings(profile, max_examples=75)
 @given(st.dictionaries(st.sampled_from(sorted(SOUND)) | plain_words, simple, min_size=1, max_size=3))
 def test_dotted_flags_on_the_command_line(said):
     """--speculative-config.NAME VALUE, where VALUE is JSON if it can be."""

@@ -57,11 +57,11 @@ def test_they_hold_modules_licence_and_the_demo_model(built):
 def clean(built, tmp_path_factory) -> Path:
     """The folder of commands of an environment that holds vLLM, as one of a user does, and the wheel."""
     folder = tmp_path_factory.mktemp("clean")
-    venv.create(folder, with_pip=True)
+    venv.create(folder)
     python, here = folder / "bin/python", Path(sysconfig.get_path("purelib"))
     site = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").stdout.strip()
     Path(site, "users_vllm.pth").write_text(f"import site; site.addsitedir('{here}')\n")
-    run(python, "-m", "pip", "install", "-qq", "--no-deps", "--force-reinstall", built[0])
+    run(sys.executable, "-m", "pip", "--python", python, "install", "-qq", "--no-deps", built[0])
     return folder / "bin"
 
 
@@ -69,7 +69,7 @@ def test_a_clean_environment_passes_the_check(clean, tmp_path):
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     where = run(clean / "python", "-c", "import vllm_std; print(vllm_std.__file__)", cwd=tmp_path, env=env).stdout
     assert Path(where.strip()).is_relative_to(clean.parent)
-    model = Path(where.strip()).parent / "demo/tiny-sign-vlm"
+    model = Path(where.strip()).parent / "tools/demo/tiny-sign-vlm"
     engine = json.dumps({"max_model_len": 4096, "block_size": 32})
     done = run(clean / "vllm-std", "check", "--json", "--model", model, "--engine", engine, cwd=tmp_path, env=env)
     said = json.loads(done.stdout)

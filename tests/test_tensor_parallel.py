@@ -6,6 +6,7 @@ from helpers import Acceptance, greedy, std, token_prompts
 from vllm import SamplingParams, envs
 from vllm.platforms import current_platform
 
+MODEL = "ministral"  # full attention in one layer of three, sliding windows in the others: each rank has heads of both
 GAMMA, TOKENS = 3, 16
 LONG, SHORT = token_prompts([300, 620, 97]), token_prompts([45, 30], seed=1)  # std() masks nothing of the short ones
 COLLECTIVES = ("all_reduce", "all_gather", "all_gather_into_tensor", "gather", "broadcast", "barrier", "send", "recv")
@@ -20,11 +21,11 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def two_ranks(engines, models, plain):
     """An engine with std on two ranks that take notes, and what plain vLLM says to LONG + SHORT on one."""
-    expected = plain(models("llama"), LONG + SHORT, TOKENS)
+    expected = plain(models(MODEL), LONG + SHORT, TOKENS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # by itself vLLM wants a NUMA node for each rank
         envs.disable_envs_cache()
-        llm = engines(models("llama"), std(num_speculative_tokens=GAMMA), tensor_parallel_size=2)
+        llm = engines(models(MODEL), std(num_speculative_tokens=GAMMA), tensor_parallel_size=2)
     llm.collective_rpc(take_notes)
     return llm, expected
 
@@ -124,8 +125,10 @@ def test_ranks_draft_and_verify_the_same_tokens(notes, what):
 
 
 def test_a_draft_asks_of_other_ranks_what_a_dense_pass_asks_and_selection_nothing(notes):
-    for dense, drafting in (note["asked"] for ranks in notes for note in ranks):
-        assert drafting == GAMMA * dense > 0
+    asked = [note["asked"] for ranks in notes for note in ranks]
+    drafted = [(dense, drafting) for dense, drafting in asked if drafting]  # a part of a prompt alone drafts nothing
+    assert len(drafted) > len(asked) / 2
+    assert all(drafting == GAMMA * dense > 0 for dense, drafting in drafted)
 
 
 def fail_once(worker, rank: int | None = None) -> None:
@@ -164,17 +167,4 @@ def test_a_fault_of_one_rank_ends_the_engine_before_ranks_verify_different_draft
     llm.collective_rpc(fail_once, args=(0,))
     with pytest.raises(Exception, match="injected"):
         greedy(llm, LONG, TOKENS)
-    engines.close()
-
-
-@pytest.mark.supports("tensor parallelism (two CPU processes)")
-def test_models_with_sliding_windows(engines, plain, models, monkeypatch):
-    """Each rank has its heads of the full layers and of the windowed ones."""
-    expected = plain(models("ministral"), LONG + SHORT, TOKENS)
-    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
-    llm = engines(models("ministral"), std(num_speculative_tokens=GAMMA), tensor_parallel_size=2)
-    with Acceptance(llm) as seen:
-        assert greedy(llm, LONG + SHORT, TOKENS) == expected
-    assert 0 < seen.accepted < seen.drafted
-    del llm, seen
     engines.close()
