@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from vllm_std.patches.benchmark import flags, without_std
 from vllm_std.tools.cli import app
-from vllm_std.tools.demo.sign_video import make
+from vllm_std.tools.demo.sign_video import write_video
 
 ENGINE = {"dtype": "float32", "block_size": 32, "enforce_eager": True, "max_model_len": 1024, "max_num_seqs": 4}
 ENGINE |= {"kv_cache_memory_bytes": 2**28}
@@ -72,7 +72,7 @@ def test_a_running_server_is_compared_with_itself_without_std(models, prompts, t
 def test_a_model_gets_a_server_for_each_side(tmp_path):
     """With videos, which reach the server inside the request."""
     (tmp_path / "videos").mkdir()
-    make(tmp_path / "videos/signs.mp4", scenes=20, patches=2, seed=1, sentences=2)
+    write_video(tmp_path / "videos/signs.mp4", scenes=20, patches=2, seed=1, sentences=2)
     arguments = ["--videos", tmp_path / "videos", "--limit", 2, "--concurrency", 2, "--tokens", 24, "--json"]
     arguments += ["--repeats", 1]
     engine = ENGINE | {"media_io_kwargs": {"video": {"num_frames": -1}}}

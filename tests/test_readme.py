@@ -16,7 +16,7 @@ from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from vllm_std.config import StdConfig
 from vllm_std.tools.cli import app
-from vllm_std.tools.demo.sign_video import make
+from vllm_std.tools.demo.sign_video import write_video
 
 TEXT = (ROOT / "README.md").read_text()
 WORDS = 1600  # besides tables: six minutes
@@ -63,7 +63,7 @@ def place(tmp_path_factory) -> Path:
         (folder / name).symlink_to(ROOT / name)
     (folder / "prompts.jsonl").write_text(json.dumps({"prompt": "What can be seen at 123?"}) + "\n")
     (folder / "FOLDER").mkdir()
-    make(folder / "FOLDER/clip.mp4", scenes=12, patches=2, seed=1, sentences=1)
+    write_video(folder / "FOLDER/clip.mp4", scenes=12, patches=2, seed=1, sentences=1)
     (folder / "clip.mp4").symlink_to(folder / "FOLDER/clip.mp4")
     (folder / "MODEL").symlink_to(SIGN_MODEL)
     known = {f"Qwen/Qwen{name}-VL-7B-Instruct": full_models.MODELS[f"qwen{name}-vl-7b"] for name in ("2", "2.5")}

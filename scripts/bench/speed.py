@@ -25,8 +25,9 @@ import marked
 import typer
 
 from vllm_std.patches.benchmark import without_std
+from vllm_std.tools.bench.ratio import ratio_of
 from vllm_std.tools.demo import MODEL
-from vllm_std.tools.demo.sign_video import make
+from vllm_std.tools.demo.sign_video import write_video
 from vllm_std.tools.prompts import Prompt, from_file, from_videos
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -100,7 +101,7 @@ def prepare() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for number in range(count):
             if not (path := folder / f"signs-{number:02d}.mp4").with_suffix(".json").exists():
-                make(path, scenes, patches, seed=number + 1, sentences=16)
+                write_video(path, scenes, patches, seed=number + 1, sentences=16)
     if not (CACHE / "text.jsonl").exists():
         command = [sys.executable, str(ROOT / "scripts/bench/prompts.py"), "--tokenizer", str(ROOT / ".cache/smollm2")]
         subprocess.run([*command, "--out", str(CACHE / "text.jsonl"), "--count", "40"], check=True)
@@ -339,7 +340,7 @@ def lines(record: dict) -> list[str]:
 
 
 def line(record: dict, name: str) -> str:
-    row, turns = record["row"], ratios(record, name)
+    row, ratio = record["row"], ratio_of(ratios(record, name))
     medians = [statistics.median(rates(record, side)) for side in (*PLAIN, name)]
     drafted, accepted, tokens = (
         sum(run[what] for run in record["runs"] if run["side"] == name) for what in ("drafted", "accepted", "tokens")
@@ -353,9 +354,9 @@ def line(record: dict, name: str) -> str:
     cells = [
         record["title"], f"{row['batch']} x {row['context']}",
         str(record["std"][name]["num_speculative_tokens"]),
-        f"**{statistics.median(turns):.2f}x** ({min(turns):.2f} to {max(turns):.2f})",
+        ratio.markdown(),
         *(f"{rate:.0f}" for rate in medians), share, f"{tokens / max(tokens - accepted, 1):.1f}", equal, right,
-        str(len(turns)),
+        str(len(rates(record, name))),
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |"
 

@@ -12,7 +12,7 @@ most 768 frames of a video, here 192 scenes or 3,456 visual tokens.
 import argparse
 from pathlib import Path
 
-from vllm_std.tools.demo.sign_video import make
+from vllm_std.tools.demo.sign_video import write_video
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     for number, scenes in enumerate(args.scenes):
         path = args.out / f"signs-{number}-{scenes}.mp4"
-        make(path, scenes, args.patches, args.seed + number, args.sentences, args.questions)
+        write_video(path, scenes, args.patches, args.seed + number, args.sentences, args.questions)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,10 @@ class Ratio:
     def __str__(self) -> str:
         return f"{self.median:.2f}x ({self.lowest:.2f} to {self.highest:.2f})"
 
+    def markdown(self) -> str:
+        """The same, the median in bold."""
+        return f"**{self.median:.2f}x** ({self.lowest:.2f} to {self.highest:.2f})"
+
     def fields(self, name: str) -> dict[str, Any]:
         """For JSON; not rounded, because a ratio may be far below 1."""
         return {name: self.median, f"{name}_range": [self.lowest, self.highest]}

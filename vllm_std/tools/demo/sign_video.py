@@ -115,7 +115,7 @@ class SignVideo:
         return [self.scenes[index] for index in indices]
 
 
-def make(path: Path, scenes: int, patches: int, seed: int, sentences: int, each: int = 1) -> None:
+def write_video(path: Path, scenes: int, patches: int, seed: int, sentences: int, each: int = 1) -> None:
     """Write an mp4, and beside it a JSON with `each` questions of each task and their answers."""
     video = SignVideo(scenes, patches, seed)
     video.write(path)
