@@ -60,7 +60,7 @@ def clean(built, tmp_path_factory) -> Path:
     venv.create(folder)
     python, here = folder / "bin/python", Path(sysconfig.get_path("purelib"))
     site = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").stdout.strip()
-    run(sys.executable, "-m", "pip", "--python", python, "install", "-qq", "--no-deps", built[0])
+    run(sys.executable, "-m", "pip", "--python", python, "install", "-qq", "--no-deps", "--ignore-installed", built[0])
     Path(site, "users_vllm.pth").write_text(f"import site; site.addsitedir('{here}')\n")
     return folder / "bin"
 
