@@ -9,10 +9,10 @@ import time
 import pytest
 import vllm
 from helpers import ROOT, SIGN_MODEL
+from ledger import ledger
 from vllm.engine.arg_utils import EngineArgs
 
 from vllm_std.patches import contract, fit
-from vllm_std.patches.ledger import ledger
 
 pytestmark = [pytest.mark.unit, pytest.mark.versions]
 

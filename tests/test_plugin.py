@@ -8,10 +8,10 @@ import sys
 import pytest
 import vllm
 from helpers import SIGN_MODEL
+from ledger import ledger
 from vllm.engine.arg_utils import EngineArgs
 
 from vllm_std import plugin
-from vllm_std.patches.ledger import ledger
 
 pytestmark = [pytest.mark.unit, pytest.mark.versions]
 
