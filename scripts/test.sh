@@ -4,6 +4,7 @@
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 cd "$root"
+unset PYTHONDONTWRITEBYTECODE  # servers and their workers import vLLM anew: from bytecode
 python scripts/text_model.py .cache/smollm2
 if [ $# -gt 0 ]; then exec python -m pytest "$@"; fi
 # A file's tests share its servers and engines, so they stay together; tests/conftest.py says which files come first.
