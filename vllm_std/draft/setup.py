@@ -14,8 +14,9 @@ from vllm_std.selection.batch import BatchBuffers
 from vllm_std.selection.policies import POLICIES
 from vllm_std.selection.queries import QueryWindow
 from vllm_std.selection.reads import GRANULE, granule
-from vllm_std.selection.selector import Selector, selection_bytes
+from vllm_std.selection.selector import Selector
 from vllm_std.selection.summaries import KeySummaries
+from vllm_std.selection.workspace import selection_bytes
 
 EAGER, FULL = spec_decode.CUDAGraphMode.NONE, spec_decode.CUDAGraphMode.FULL
 

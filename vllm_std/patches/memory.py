@@ -30,7 +30,7 @@ def needs(vllm_config: Any, specs: dict[str, Any] | None = None) -> tuple[int, f
     specs: KVCacheSpec of each layer of the engine; without them what can be told from the model's config.
     """
     from vllm_std.selection.policies import POLICIES
-    from vllm_std.selection.selector import selection_bytes
+    from vllm_std.selection.workspace import selection_bytes
 
     model, options, cache = vllm_config.model_config, vllm_config.speculative_config, vllm_config.cache_config
     reqs, heads = vllm_config.scheduler_config.max_num_seqs, model.get_num_attention_heads(vllm_config.parallel_config)

@@ -18,21 +18,11 @@ from vllm_std.mask import cdiv
 from vllm_std.patches.copies import async_tensor_h2d
 from vllm_std.selection.batch import BatchBuffers, DensePass, Pairs
 from vllm_std.selection.keys import KeyCache
-from vllm_std.selection.policies import POLICIES, Policy
+from vllm_std.selection.policies import Policy
 from vllm_std.selection.queries import QueryWindow
 from vllm_std.selection.ranking import Ranking
 from vllm_std.selection.scoring import Scorer
 from vllm_std.selection.summaries import KeySummaries
-from vllm_std.selection.workspace import workspace_bytes
-
-
-def selection_bytes(options: StdConfig, block_size: int, num_layers: int, reqs: int, heads: int) -> int:
-    """Memory that selection takes besides key summaries and observation queries; heads: query heads of a worker."""
-    mask, width = options.mask_shape(block_size), cdiv(options.target_model_config.max_model_len, block_size)
-    tables = num_layers * reqs * (mask.width(options.num_speculative_tokens) + 2 * mask.top) * 4
-    if not POLICIES[options.selection].needs_summaries:
-        return tables
-    return tables + workspace_bytes(mask, num_layers, reqs, heads, width, options.target_model_config.dtype)
 
 
 class Selector:

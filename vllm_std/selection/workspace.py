@@ -1,8 +1,10 @@
-"""The memory in which `scoring.Scorer` works, and how many (layer, request) pairs it holds at once."""
+"""The memory that selection takes: most is what `scoring.Scorer` works in, some (layer, request) pairs at once."""
 
 import torch
 
+from vllm_std.config import StdConfig
 from vllm_std.mask import MaskShape, cdiv
+from vllm_std.selection.policies import POLICIES
 from vllm_std.selection.reads import KeyReads
 
 LOG_SUM_BYTES = 2**27  # bytes of log-sum-exps at most
@@ -31,6 +33,15 @@ def workspace_bytes(mask: MaskShape, num_layers: int, reqs: int, heads: int, wid
     pair_bytes = heads * aligned(width) * log_sum_dtype(dtype).itemsize
     pair_bytes += 4 * (aligned(width) + KeyReads.plan(mask).most + 4 * PARTS * heads)
     return pairs_at_once(num_layers, reqs, heads, width, dtype) * pair_bytes
+
+
+def selection_bytes(options: StdConfig, block_size: int, num_layers: int, reqs: int, heads: int) -> int:
+    """Bytes that selection takes besides key summaries and observation queries; heads: query heads of a worker."""
+    mask, width = options.mask_shape(block_size), cdiv(options.target_model_config.max_model_len, block_size)
+    tables = num_layers * reqs * (mask.width(options.num_speculative_tokens) + 2 * mask.top) * 4
+    if not POLICIES[options.selection].needs_summaries:
+        return tables
+    return tables + workspace_bytes(mask, num_layers, reqs, heads, width, options.target_model_config.dtype)
 
 
 class Workspace:

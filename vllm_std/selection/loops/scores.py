@@ -5,6 +5,7 @@ import math
 import numpy as np
 from numba import carray, njit, prange
 
+from vllm_std.selection.loops.best import best_places
 from vllm_std.selection.loops.dots import dots, dots_of_means
 from vllm_std.selection.loops.values import FAST, compiled, exp, pointer, prefetch
 
@@ -37,30 +38,6 @@ def _exponentials(logits, top, each, weight, out):
     return total
 
 
-@njit
-def best_places(scores, first, last, k, out):
-    """The `k` highest of scores[first:last] in increasing order of place, the earlier of equal ones; how many."""
-    many = max(0, last - first)
-    if k <= 0:
-        return 0
-    if many <= k:
-        for i in range(many):
-            out[i] = first + i
-        return many
-    least = np.partition(scores[first:last], many - k)[many - k]
-    room = k
-    for i in range(first, last):
-        room -= scores[i] > least
-    count = 0
-    for i in range(first, last):
-        tie = scores[i] == least and room > 0
-        if tie or scores[i] > least:
-            room -= tie
-            out[count] = i
-            count += 1
-    return count
-
-
 @njit(error_model="numpy")
 def _read_blocks(estimates, sink, first_recent, written, read):
     """Sink, recent window and the best others by their means: `read` blocks at most, in increasing order."""
@@ -77,35 +54,42 @@ def _read_blocks(estimates, sink, first_recent, written, read):
 
 
 @njit(error_model="numpy")
-def _scores(
-    keys, strides, key_table, key_scale, lanes, order, means, mean_table, q, table, length, size, sink, first_recent,
-    read,
-):  # fmt: skip
-    """[written blocks] attention of one query to each block of one layer, as `definition.verify_scores`."""
-    heads, kv_heads, granules = len(q), means.shape[1], means.shape[2]
-    group, complete, written = heads // kv_heads, length // size, (length + size - 1) // size
-    logits, sums = np.empty((heads, complete * granules), np.float32), np.zeros((heads, written), np.float32)
-    estimates, tops = np.zeros(written, np.float32), np.empty(heads, np.float32)
-    dots_of_means(means, mean_table, q, table[:complete], logits)
-    for head in range(heads):
-        tops[head] = highest(logits[head])
-        share = np.float32(size // granules)
-        total = _exponentials(logits[head], tops[head], granules, share, sums[head, :complete])
-        for block in range(complete):
-            estimates[block] += sums[head, block] / total
-    chosen = _read_blocks(estimates, sink, first_recent, written, read)
-    exact = np.empty((heads, len(chosen) * size), np.float32)
+def _exact_logits(keys, strides, key_table, key_scale, lanes, order, q, kv_heads, table, chosen, length, size):
+    """[heads, tokens of the chosen blocks] queries times keys; LOWEST for tokens that are not written."""
+    group, logits = len(q) // kv_heads, np.empty((len(q), len(chosen) * size), np.float32)
     for i in range(len(chosen)):
         for kv in range(kv_heads):
             begin = table[chosen[i]] * strides[0] + kv * strides[1]
             if i + KEYS_AHEAD < len(chosen):
                 prefetch(keys, table[chosen[i + KEYS_AHEAD]] * strides[0] + kv * strides[1], strides[2])
             some = keys[begin : begin + strides[2]]
-            dots(some, key_table, lanes, order, q, kv * group, (kv + 1) * group, exact, i * size)
-    exact *= key_scale
+            dots(some, key_table, lanes, order, q, kv * group, (kv + 1) * group, logits, i * size)
+    logits *= key_scale
     for i in range(len(chosen)):
         for token in range(max(0, length - chosen[i] * size), size):
-            exact[:, i * size + token] = LOWEST
+            logits[:, i * size + token] = LOWEST
+    return logits
+
+
+@njit(error_model="numpy")
+def _scores(
+    keys, strides, key_table, key_scale, lanes, order, means, mean_table, q, table, length, size, sink, first_recent,
+    read,
+):  # fmt: skip
+    """[written blocks] attention of one query to each block of one layer, as `definition.verify_scores`."""
+    heads, kv_heads, granules = len(q), means.shape[1], means.shape[2]
+    complete, written = length // size, (length + size - 1) // size
+    logits, sums = np.empty((heads, complete * granules), np.float32), np.zeros((heads, written), np.float32)
+    estimates, tops = np.zeros(written, np.float32), np.empty(heads, np.float32)
+    dots_of_means(means, mean_table, q, table[:complete], logits)
+    for head in range(heads):
+        tops[head] = highest(logits[head])
+        weight = np.float32(size // granules)
+        total = _exponentials(logits[head], tops[head], granules, weight, sums[head, :complete])
+        for block in range(complete):
+            estimates[block] += sums[head, block] / total
+    chosen = _read_blocks(estimates, sink, first_recent, written, read)
+    exact = _exact_logits(keys, strides, key_table, key_scale, lanes, order, q, kv_heads, table, chosen, length, size)
     scores, read_sums = np.zeros(written, np.float32), np.empty(len(chosen), np.float32)
     for head in range(heads):
         top = max(tops[head], highest(exact[head]))

@@ -4,7 +4,7 @@ import numpy as np
 from numba import carray, prange, types
 from numba.extending import overload
 
-from vllm_std.selection.loops.scores import best_places
+from vllm_std.selection.loops.best import best_places
 from vllm_std.selection.loops.values import FAST, compiled, pointer, value
 
 
