@@ -19,16 +19,17 @@ Whole = TypeVar("Whole", int, np.ndarray, Tensor)
 
 
 def cdiv(a: Whole, b: int) -> Whole:
+    """a / b, rounded up."""
     return -(-a // b)
 
 
 def least_tokens(sink: int, recent: int, block_size: int) -> int:
-    """The budget that leaves one block to choose."""
+    """Tokens of the smallest budget, which leaves one block to choose; sink, recent: tokens."""
     return (cdiv(sink, block_size) + cdiv(recent, block_size) + 1) * block_size
 
 
-def _smaller(sink: int, recent: int, block_size: int, max_model_len: int) -> str:
-    """What would leave a block to choose within `max_model_len`."""
+def _what_works(sink: int, recent: int, block_size: int, max_model_len: int) -> str:
+    """For an error message: options that leave a block to choose within `max_model_len`."""
     for size in (64, 32, 16):
         least = least_tokens(sink, recent, size)
         if size < block_size and least <= max_model_len:
@@ -60,6 +61,7 @@ class MaskShape:
         """Split a budget into blocks. Raises ValueError when no block is left to choose.
 
         top_k: tokens, or as a float the share of a request's context, which is then at least `floor` tokens.
+        sink, recent: tokens. block_size: tokens. max_model_len: tokens of a request at most.
         """
         sink_blocks, recent_blocks = cdiv(sink, block_size), cdiv(recent, block_size)
         share = top_k if isinstance(top_k, float) else 0.0
@@ -72,7 +74,7 @@ class MaskShape:
                 f"{given} leaves no block to choose: with KV blocks of {block_size} tokens, sink={sink} and "
                 f"recent={recent} already take {least - block_size} tokens. Use "
                 + (f"top_k >= {least}, or " if least <= max_model_len else "")
-                + _smaller(sink, recent, block_size, max_model_len)
+                + _what_works(sink, recent, block_size, max_model_len)
             )
         return cls(block_size, sink_blocks, top, recent, share, floor)
 
@@ -82,7 +84,7 @@ class MaskShape:
         return self.sink + self.top + cdiv(self.recent, self.block_size)
 
     def width(self, draft_length: int) -> int:
-        """Columns of a masked block table that drafts `draft_length` tokens; of 16, so that rows are aligned."""
+        """Columns of a masked block table with room for so long a draft; a multiple of 16, so that rows are aligned."""
         return 16 * cdiv(self.sink + self.top + cdiv(self.recent + draft_length, self.block_size) + 2, 16)
 
     @property
@@ -91,7 +93,10 @@ class MaskShape:
         return (self.sink + self.top + 1) * self.block_size + self.recent
 
     def budget(self, length: Tensor) -> Tensor:
-        """[reqs] int64 blocks that may be chosen; at least one, so that a small share still follows the answer."""
+        """[reqs] int64 blocks to choose in contexts of `length`, [reqs] tokens.
+
+        At least one, so that a small share still follows the answer.
+        """
         if not self.share:
             return torch.full_like(length, self.top, dtype=torch.int64)
         tokens = (length.double() * self.share).clamp(min=self.floor)

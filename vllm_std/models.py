@@ -6,9 +6,10 @@ FULL_ATTENTION = (
     "use a decoder in which layers attend to the full context, all (Llama, Qwen3, Qwen2-VL, ...) or some beside a "
     "sliding window (Gemma-3, gpt-oss, ...)"
 )
-SCALED_ALREADY = "su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling"  # in their configs
-FULL, WINDOWED = {"full_attention", "attention"}, {"sliding_attention"}
-ATTENDS = FULL | WINDOWED  # kinds of layers, as configs name them
+# Kinds of RoPE scaling whose max_position_embeddings is the scaled length already.
+SCALED_ALREADY = ("su", "longrope", "llama3", "yarn", "deepseek_yarn", "deepseek_llama_scaling")
+WINDOWED = {"sliding_attention"}  # what configs call layers that attend to a sliding window
+ATTENDS = WINDOWED | {"full_attention", "attention"}  # what they call all layers that std can run with
 
 
 def load(model: str) -> Any:
@@ -27,14 +28,15 @@ def load(model: str) -> Any:
 def longest_context(config: Any) -> int | None:
     """Tokens that a model takes, as vLLM derives `--max-model-len` from its config; None where it does not say."""
     text = config.get_text_config()
-    longest, rope = getattr(text, "max_position_embeddings", None), getattr(text, "rope_parameters", None) or {}
+    longest = getattr(text, "max_position_embeddings", None)
+    rope = getattr(text, "rope_parameters", None) or {}
     if longest is None or rope.get("rope_type") in (None, "default", "mrope", *SCALED_ALREADY):
         return longest
     return int(longest * rope.get("factor", 1.0))
 
 
 def windowed_layers(text: Any) -> list[int]:
-    """Those of a decoder's layers that attend to a sliding window; text: its config."""
+    """Indices of the layers that attend to a sliding window; text: the config of a decoder."""
     kinds = getattr(text, "layer_types", None)
     if kinds is None:  # MiMo-V2 has 1 for a window
         kinds = ["sliding_attention" * bool(kind) for kind in getattr(text, "hybrid_layer_pattern", None) or ()]
@@ -43,7 +45,7 @@ def windowed_layers(text: Any) -> list[int]:
 
 
 def full_layers(text: Any) -> list[int]:
-    """Those that attend to the whole context."""
+    """Indices of the layers that attend to the whole context."""
     return sorted(set(range(getattr(text, "num_hidden_layers", None) or 0)) - set(windowed_layers(text)))
 
 
@@ -53,7 +55,7 @@ def interleaves(text: Any) -> bool:
 
 
 def has_alibi(text: Any) -> bool:
-    """As the models of vLLM that have it read their configs; where another does, the worker refuses it."""
+    """Whether vLLM's model of this config has ALiBi positions; where another model has, the worker refuses it."""
     large_baichuan = text.model_type == "baichuan" and text.hidden_size != 4096
-    told = getattr(text, "alibi", False) or getattr(text, "position_embedding_type", None) == "alibi"
-    return bool(text.model_type == "bloom" or large_baichuan or told)
+    named = getattr(text, "alibi", False) or getattr(text, "position_embedding_type", None) == "alibi"
+    return bool(text.model_type == "bloom" or large_baichuan or named)
