@@ -4,13 +4,11 @@ The shares are fitted to one H100 (docs/records/steps-h100.json): they say where
 are a first guess of any other device.
 """
 
-import torch
-
 from vllm_std.control.costs import Costs
-from vllm_std.mask import MaskShape, cdiv
+from vllm_std.mask import MaskShape
 from vllm_std.roofline.devices import Device, device_here
 from vllm_std.roofline.shape import Shape
-from vllm_std.selection.reads import KeyReads, granule
+from vllm_std.selection.reads import KeyReads, share_of_kv
 
 # "Measured" is fitted to the H100 record; "assumed" was not measured.
 WEIGHTS = 0.85  # of the memory's rate while a pass reads weights, in matrices of some tens of MB; measured
@@ -48,7 +46,7 @@ def masked_seconds(shape: Shape, device: Device, mask: MaskShape) -> float:
 
 def summary_bytes(shape: Shape, block_size: int) -> float:
     """Bytes for a cached token, in all masked layers: 1/32 of the KV bytes where both have the model's dtype."""
-    return shape.full * shape.kv_heads * shape.head_size * shape.value / granule(block_size)
+    return shape.kv_bytes * share_of_kv(shape.value, shape.cached, block_size)
 
 
 def estimate(
@@ -59,8 +57,7 @@ def estimate(
     tokens, batch = _grid(max_batch * (gamma + 1)), _grid(max_batch)
     base = {count: sum(pass_parts(shape, device, count).values()) for count in {*tokens, *batch}}
     masked, scattered = masked_seconds(shape, device, mask), SCATTERED * device.bandwidth
-    reads = KeyReads.plan(mask)
-    read = reads.most if context is None else int(reads.blocks(torch.tensor(cdiv(context, mask.block_size))))
+    read = KeyReads.plan(mask).most  # of long contexts; short ones read fewer, which this overstates
     keys = read * mask.block_size * shape.kv_bytes / 2 / scattered  # of one request
     windows = window_seconds(shape, device, shape.window if context is None else context)
     scores = SCORES * shape.full * shape.heads / mask.block_size

@@ -1,9 +1,6 @@
 """What selection and masked attention need of vLLM; `contract.Need` says how to read it."""
 
-from vllm_std.patches.contract.need import Need
-
-EXECUTOR = "vllm.v1.executor:Executor"
-BACKEND = "vllm.v1.attention.backend:"
+from vllm_std.patches.contract.need import BACKEND, EXECUTOR, Need
 
 NEEDS: dict[str, tuple[Need, ...]] = {
     "queries": (

@@ -1,9 +1,6 @@
 """What commands of vllm-std need of vLLM; a server does without it; `contract.Need` says how to read it."""
 
-from vllm_std.patches.contract.need import Need
-
-TARGET = "vllm.v1.worker.gpu.spec_decode.target_dependent_ar.speculator:TargetDependentARSpeculator"
-GRAPHS = "vllm.v1.worker.gpu.spec_decode.target_dependent_ar.cudagraph_utils:SpeculatorCudaGraphManager"
+from vllm_std.patches.contract.need import GRAPHS, TARGET, Need
 
 NEEDS: dict[str, tuple[Need, ...]] = {
     "lab": (

@@ -1,10 +1,7 @@
 """What draft steps and their CUDA graphs need of vLLM; `contract.Need` says how to read it."""
 
-from vllm_std.patches.contract.need import Need
+from vllm_std.patches.contract.need import GRAPHS, RUNNER, TARGET, Need
 
-RUNNER = "vllm.v1.worker.gpu.model_runner:"
-TARGET = "vllm.v1.worker.gpu.spec_decode.target_dependent_ar.speculator:TargetDependentARSpeculator"
-GRAPHS = "vllm.v1.worker.gpu.spec_decode.target_dependent_ar.cudagraph_utils:SpeculatorCudaGraphManager"
 MANAGER = "vllm.v1.worker.gpu.cudagraph_utils:ModelCudaGraphManager"
 
 NEEDS: dict[str, tuple[Need, ...]] = {

@@ -1,7 +1,14 @@
-"""One thing that a patch needs of vLLM."""
+"""One thing that a patch needs of vLLM, and the names that several parts of the contract use."""
 
 from dataclasses import dataclass
 from typing import Literal
+
+# Places in vLLM, as `Need.where` has them.
+EXECUTOR = "vllm.v1.executor:Executor"
+RUNNER = "vllm.v1.worker.gpu.model_runner:"
+BACKEND = "vllm.v1.attention.backend:"
+TARGET = "vllm.v1.worker.gpu.spec_decode.target_dependent_ar.speculator:TargetDependentARSpeculator"
+GRAPHS = "vllm.v1.worker.gpu.spec_decode.target_dependent_ar.cudagraph_utils:SpeculatorCudaGraphManager"
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,8 @@
 """What the command line, the options and the start of an engine need of vLLM; `contract.Need` says how to read it."""
 
-from vllm_std.patches.contract.need import Need
+from vllm_std.patches.contract.need import BACKEND, EXECUTOR, RUNNER, Need
 
 ENGINE_ARGS = "vllm.engine.arg_utils:EngineArgs"
-EXECUTOR = "vllm.v1.executor:Executor"
-RUNNER = "vllm.v1.worker.gpu.model_runner:"
-BACKEND = "vllm.v1.attention.backend:"
 
 NEEDS: dict[str, tuple[Need, ...]] = {
     "cli": (Need("wraps", f"{ENGINE_ARGS}.add_cli_args", "parser"),),

@@ -1,9 +1,7 @@
 """What sampling, adapters and faults need of vLLM; `contract.Need` says how to read it."""
 
-from vllm_std.patches.contract.need import Need
+from vllm_std.patches.contract.need import RUNNER, TARGET, Need
 
-RUNNER = "vllm.v1.worker.gpu.model_runner:"
-TARGET = "vllm.v1.worker.gpu.spec_decode.target_dependent_ar.speculator:TargetDependentARSpeculator"
 REJECTION = "vllm.v1.worker.gpu.spec_decode.rejection_sampler:"
 
 NEEDS: dict[str, tuple[Need, ...]] = {

@@ -1,10 +1,9 @@
 """What the scheduler, the calibration and the statistics need of vLLM; `contract.Need` says how to read it."""
 
-from vllm_std.patches.contract.need import Need
+from vllm_std.patches.contract.need import EXECUTOR, Need
 
 SCHEDULER = "vllm.v1.core.sched.scheduler:Scheduler"
 OUTPUT = "vllm.v1.core.sched.output:"
-EXECUTOR = "vllm.v1.executor:Executor"
 LOGGERS = "vllm.v1.metrics.loggers:"
 
 NEEDS: dict[str, tuple[Need, ...]] = {
