@@ -62,7 +62,7 @@ def test_a_step_without_drafts_costs_what_a_plain_one_does(engines, models, monk
     """No selection, no draft, no query kept, no slot reserved."""
     llm = engines(models("llama"), std())
     speculator, asked = speculator_of(llm), []
-    for name in ("_observe", "_select", "_draft", "_begin"):
+    for name in ("_dense_pass", "_select", "_draft", "_begin"):
         monkeypatch.setattr(speculator, name, lambda *_, name=name, **__: asked.append(name))
     lengths = draft_lengths(llm, monkeypatch, [0])
     monkeypatch.setattr(speculator.queries, "capture", lambda layer, query, starts: asked.append(query.shape[0]))

@@ -133,6 +133,8 @@ def test_a_server_that_is_asked_for_std_refuses_and_any_other_does_not_notice(mo
 
 @pytest.mark.parametrize("version", ["0.31.2", "0.34.0", "0.330.0", "1.0.0"])
 def test_a_version_that_nobody_tested_starts_with_a_warning_where_it_fits(version, monkeypatch, caplog):
+    engine_args(spec_method="std").create_engine_config()  # what is imported for the first time sets up vLLM's logging
+    vllm.logger._print_warning_once.cache_clear()  # another test may have seen the same version
     monkeypatch.setattr(vllm, "__version__", version)
     monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)
     assert engine_args(spec_method="std").create_engine_config().speculative_config.method == "std"
