@@ -75,7 +75,7 @@ class Driver:
 
     def __init__(self, llm, answers, monkeypatch):
         self.engine, self.scheduler, self.answers = llm.llm_engine, scheduler_of(llm), answers
-        self.faults = [self.scheduler.faults.logged, speculator_of(llm).faults.logged]
+        self.faults = [self.scheduler.faults.logged, speculator_of(llm).std.faults.logged]
         self.pool = self.scheduler.kv_cache_manager.block_pool
         self.free, self.seen, self.serial, self.turn = self.pool.get_num_free_blocks(), Counter(), 0, 0
         monkeypatch.setattr(self.scheduler, "choose", self.choose)

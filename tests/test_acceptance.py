@@ -17,7 +17,7 @@ def acceptance(engines, policy: str, top_k: int = TOP_K) -> dict[str, float]:
     """Accepted share of drafted tokens by task, greedy, gamma 5; every answer must be right to the letter."""
     config = {"method": "std", "adaptive": False, "num_speculative_tokens": 5, "top_k": TOP_K, "recent": 32}
     llm = engines(SIGN_MODEL, config, **ROOM)
-    speculator_of(llm).selector.change(POLICIES[policy], top_k=top_k)
+    speculator_of(llm).std.selector.change(POLICIES[policy], top_k=top_k)
     rates = {}
     for task, asked in ASKED.items():
         with Acceptance(llm) as seen:

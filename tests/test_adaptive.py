@@ -62,10 +62,10 @@ def test_a_step_without_drafts_costs_what_a_plain_one_does(engines, models, monk
     """No selection, no draft, no query kept, no slot reserved."""
     llm = engines(models("llama"), std())
     speculator, asked = speculator_of(llm), []
-    for name in ("_dense_pass", "_select", "_draft", "_begin"):
+    for name in ("_select", "_draft", "_begin"):
         monkeypatch.setattr(speculator, name, lambda *_, name=name, **__: asked.append(name))
     lengths = draft_lengths(llm, monkeypatch, [0])
-    monkeypatch.setattr(speculator.queries, "capture", lambda layer, query, starts: asked.append(query.shape[0]))
+    monkeypatch.setattr(speculator.std.queries, "capture", lambda layer, query, starts: asked.append(query.shape[0]))
     manager = scheduler_of(llm).kv_cache_manager
     allocate, reserved = manager.allocate_slots, []
 
@@ -100,13 +100,13 @@ def test_after_a_plain_step_one_token_is_drafted_unscored(engines, models, monke
     llm = engines(models("llama"), std())
     draft_lengths(llm, monkeypatch, [0, 0, 0, 3, 3, 3])
     speculator, rounds = speculator_of(llm), []
-    plain = speculator.selector.begin
+    plain = speculator.std.selector.begin
 
     def begin(dense_pass, slots, drafting, has_queries):
         plain(dense_pass, slots, drafting, has_queries)
-        rounds.append((has_queries, int(speculator.selector.due.sum())))
+        rounds.append((has_queries, int(speculator.std.selector.due.sum())))
 
-    monkeypatch.setattr(speculator.selector, "begin", begin)
+    monkeypatch.setattr(speculator.std.selector, "begin", begin)
     scheduler = scheduler_of(llm)
     observed, observe = [], scheduler.outcomes.observe
     monkeypatch.setattr(scheduler.outcomes, "observe", lambda *one: observed.append(one) or observe(*one))

@@ -70,10 +70,10 @@ def test_a_cache_that_lost_its_contents_starts_afresh(engines, plain, models):
     llm.wake_up()
     llm.reset_prefix_cache()
     speculator = speculator_of(llm)
-    for layer in speculator.layer_list:
+    for layer in speculator.std.target.layers:
         layer.kv_cache[1:].random_(-1000, 1000)
-    selector = speculator.selector
-    for kept in (speculator.queries.kept, selector.summaries.means, selector.ranking.scores):
+    selector = speculator.std.selector
+    for kept in (speculator.std.queries.kept, selector.summaries.means, selector.ranking.scores):
         kept.fill_(torch.nan)
     with Acceptance(llm) as after:
         assert greedy(llm, FAMILY) == expected

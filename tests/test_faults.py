@@ -7,7 +7,8 @@ import torch
 from helpers import Acceptance, greedy, runner_of, scheduler_of, speculator_of, std, token_prompts
 from vllm import SamplingParams
 
-from vllm_std.control import scheduler as seam
+from vllm_std.control import scheduler as scheduling
+from vllm_std.draft import speculator as drafting
 
 pytestmark = [pytest.mark.engine, pytest.mark.versions]
 PROMPTS = token_prompts([45, 300], seed=2)
@@ -31,12 +32,12 @@ def places(llm) -> dict:
     """(object, name of its method) of every part of a round, and what a fault there is counted as."""
     speculator, scheduler = speculator_of(llm), scheduler_of(llm)
     return {
-        "summaries": (speculator.selector, "begin", "round"),
-        "selection": (speculator.selector, "select", "round"),
+        "summaries": (speculator.std.selector, "begin", "round"),
+        "selection": (speculator.std.selector, "select", "round"),
         "inputs of a draft": (speculator, "_begin", "round"),
         "a draft step": (speculator, "_run_model", "round"),
         "sampling a draft": (speculator, "sample_draft", "round"),
-        "queries of the target's own pass": (speculator.queries, "capture", "round"),
+        "queries of the target's own pass": (speculator.std.queries, "capture", "round"),
         "the choice of a length": (scheduler, "choose", "scheduler"),
         "outcomes": (scheduler.outcomes, "observe", "scheduler"),
         "step times": (scheduler, "_measure", "scheduler"),
@@ -47,7 +48,7 @@ def places(llm) -> dict:
 @pytest.fixture
 def no_rest(monkeypatch):
     """Drafting goes on at once after a fault."""
-    monkeypatch.setattr(seam, "LONGEST_REST", 0)
+    monkeypatch.setattr(scheduling, "LONGEST_REST", 0)
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ NAMES = [
 @pytest.mark.parametrize("name", NAMES)
 def test_a_fault_costs_no_request_and_no_token(engine, monkeypatch, no_rest, errors, name):
     llm, expected = engine
-    speculator_of(llm).faults.logged.clear()
+    speculator_of(llm).std.faults.logged.clear()
     scheduler_of(llm).faults.logged.clear()
     owner, method, where = places(llm)[name]
     broken = fails(getattr(owner, method))
@@ -106,9 +107,9 @@ def test_a_round_that_always_fails_is_plain_decoding(engine, monkeypatch, method
     scheduler = scheduler_of(llm)
     monkeypatch.setattr(scheduler, "rest", 1)
     monkeypatch.setattr(scheduler, "resting", 0)
-    broken = fails(getattr(speculator_of(llm).selector, method), range(1000))
+    broken = fails(getattr(speculator_of(llm).std.selector, method), range(1000))
     with monkeypatch.context() as patch:
-        patch.setattr(speculator_of(llm).selector, method, broken)
+        patch.setattr(speculator_of(llm).std.selector, method, broken)
         assert greedy(llm, PROMPTS, 48) == expected
     assert 2 <= broken.raised <= 8
 
@@ -119,19 +120,19 @@ def test_a_round_that_always_fails_is_plain_decoding(engine, monkeypatch, method
 def test_drafts_of_a_failed_round_are_drawn_with_certainty(engine, monkeypatch, no_rest, params):
     """What verification takes for their distribution is what they were drawn from: else sampling would be biased."""
     llm, _ = engine
-    speculator, runner, blanks = speculator_of(llm), runner_of(llm), []
-    plain = speculator._blank
+    speculator, runner, certain = speculator_of(llm), runner_of(llm), []
+    original = drafting.placeholders
 
-    def blank(input_batch):
-        drafts = plain(input_batch)
-        shares = speculator.draft_logits[input_batch.idx_mapping.long()].float().softmax(-1)
-        blanks.append(shares.gather(-1, drafts[..., None]))
+    def placeholders(speculator, inputs):
+        drafts = original(speculator, inputs)
+        shares = speculator.draft_logits[inputs.input_batch.idx_mapping.long()].float().softmax(-1)
+        certain.append(shares.gather(-1, drafts[..., None]))
         assert runner.req_states.draft_tokens.shape[1] == drafts.shape[1]
         return drafts
 
-    monkeypatch.setattr(speculator, "_blank", blank)
+    monkeypatch.setattr(drafting, "placeholders", placeholders)
     monkeypatch.setattr(speculator, "_run_model", fails(speculator._run_model, (2, 5, 9)))
     sampling = SamplingParams(max_tokens=24, seed=1, ignore_eos=True, **params)
     outputs = llm.generate(PROMPTS, sampling, use_tqdm=False)
     assert all(len(out.outputs[0].token_ids) == 24 for out in outputs)
-    assert len(blanks) == 3 and all(torch.equal(share, torch.ones_like(share)) for share in blanks)
+    assert len(certain) == 3 and all(torch.equal(share, torch.ones_like(share)) for share in certain)

@@ -109,7 +109,7 @@ def decoded(llm, prompts=PROMPTS, tokens=TOKENS) -> tuple:
     llm.reset_prefix_cache()
     with Acceptance(llm) as seen:
         got = greedy(llm, prompts, tokens)
-    assert not fa3.errors and not speculator_of(llm).faults.logged
+    assert not fa3.errors and not speculator_of(llm).std.faults.logged
     return got, seen.drafted, seen.accepted
 
 
@@ -203,9 +203,9 @@ def test_text_models(engines, models, expected, name):
     """Eager, and from graphs, whose drafts are the same."""
     llm = engines(models(name), std(), **ROOM)
     speculator = speculator_of(llm)
-    assert speculator.group.backend.get_name() == "FLASH_ATTN"
+    assert speculator.std.group.backend.get_name() == "FLASH_ATTN"
     eager = decoded(llm)
-    assert speculator.supports_decode_metadata_update and speculator.selector.cache.plain
+    assert speculator.supports_decode_metadata_update and speculator.std.selector.cache.plain
     assert eager[0] == expected[name] and 0 < eager[2] < eager[1]
     with graphs(llm, (1, 2, 4) if name == "llama" else (4,)):
         assert decoded(llm) == eager
@@ -228,8 +228,12 @@ def test_nothing_is_read_that_was_not_written(engines, models, expected):
 
     def spoil():
         speculator = speculator_of(llm)
-        kept = speculator.queries.kept, speculator.selector.summaries.means, speculator.selector.ranking.scores
-        for tensor in (*kept, *(layer.kv_cache for layer in speculator.layer_list)):
+        kept = (
+            speculator.std.queries.kept,
+            speculator.std.selector.summaries.means,
+            speculator.std.selector.ranking.scores,
+        )
+        for tensor in (*kept, *(layer.kv_cache for layer in speculator.std.target.layers)):
             tensor.fill_(torch.nan)
 
     spoil()

@@ -260,9 +260,9 @@ def test_std(engines, models, plain_answers, interpreted, selection):
     with decode_graphs(llm) as target, Acceptance(llm) as seen:
         assert answers(llm) == plain_answers
         speculator = speculator_of(llm)
-        passes, rounds = total(target), total(speculator.select_cudagraph_manager)
+        passes, rounds = total(target), total(speculator.std.select_graphs)
         drafts = total(speculator.decode_cudagraph_manager)
-    assert drafts == speculator.gamma * rounds and rounds >= passes > 0
+    assert drafts == speculator.std.gamma * rounds and rounds >= passes > 0
     assert (seen.drafted, seen.accepted) == (eager.drafted, eager.accepted)
     assert 0 < seen.accepted < seen.drafted
 
@@ -273,10 +273,10 @@ def test_any_draft_length_replays_the_same_graphs(engines, models, plain_answers
     lengths = draft_lengths(llm, monkeypatch, [3, 1, 0, 2])
     with decode_graphs(llm):
         speculator = speculator_of(llm)
-        graphs = [*speculator.select_cudagraph_manager.graphs, *speculator.decode_cudagraph_manager.graphs]
+        graphs = [*speculator.std.select_graphs.graphs, *speculator.decode_cudagraph_manager.graphs]
         assert answers(llm) == plain_answers
-        rounds, drafts = (total(m) for m in (speculator.select_cudagraph_manager, speculator.decode_cudagraph_manager))
-        assert [*speculator.select_cudagraph_manager.graphs, *speculator.decode_cudagraph_manager.graphs] == graphs
+        rounds, drafts = (total(m) for m in (speculator.std.select_graphs, speculator.decode_cudagraph_manager))
+        assert [*speculator.std.select_graphs.graphs, *speculator.decode_cudagraph_manager.graphs] == graphs
     assert rounds < drafts < 3 * rounds and lengths.count(0) > 3
 
 

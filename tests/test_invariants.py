@@ -87,7 +87,7 @@ def test_the_dense_pass_overwrites_every_drafted_slot(engine, monkeypatch):
     def poison(*_):
         slots = torch.cat(written) if written else torch.empty(0, dtype=torch.int64)
         written.clear()
-        for layer in speculator.layer_list:
+        for layer in speculator.std.target.layers:
             shape = (len(slots), layer.num_kv_heads, layer.head_size)
             rubbish = torch.full(shape, 1e4)
             layer.impl.do_kv_cache_update(layer, rubbish, -rubbish, layer.kv_cache, slots)
@@ -163,7 +163,7 @@ def test_the_targets_pass_sees_nothing_of_the_mask(engine, monkeypatch):
 @pytest.mark.parametrize("scores", ["nan", "reversed", "constant"])
 def test_wrong_selection_costs_acceptance_only(engine, monkeypatch, scores):
     llm, expected = engine
-    ranking = speculator_of(llm).selector.ranking
+    ranking = speculator_of(llm).std.selector.ranking
     original = ranking.keep_top_k
     wrong = {
         "nan": lambda right: right * torch.nan,

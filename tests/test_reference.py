@@ -4,7 +4,6 @@ Everything is compared for equality. Scores of two blocks may tie to within floa
 a right choice; so what differs is shown with its scores, and differences below TIE are none.
 """
 
-import inspect
 import itertools
 
 import pytest
@@ -108,11 +107,10 @@ class Recorder:
         self.chosen, self.drafts, self.accepted = [], [], []
         self.speculator = speculator_of(llm)
         plain = self.speculator._round
-        signature = inspect.signature(plain)
 
-        def round(*args, **kwargs):
-            num_sampled = int(signature.bind(*args, **kwargs).arguments["num_sampled"][0])
-            drafts = plain(*args, **kwargs)
+        def round(inputs):
+            num_sampled = int(inputs.num_sampled[0])
+            drafts = plain(inputs)
             if num_sampled:  # else in the middle of the prompt
                 self.see(num_sampled, drafts[0].tolist())
             return drafts
@@ -123,8 +121,8 @@ class Recorder:
         if self.drafts:
             self.accepted.append(num_sampled - 1)
         owned = self.speculator.block_tables.input_block_tables[0][0].tolist()
-        sink, top = self.speculator.selector.mask.sink, self.speculator.selector.mask.top
-        tables = self.speculator.selector.tables[:, 0, sink : sink + top].tolist()
+        sink, top = self.speculator.std.selector.mask.sink, self.speculator.std.selector.mask.top
+        tables = self.speculator.std.selector.tables[:, 0, sink : sink + top].tolist()
         self.chosen.append([[owned.index(block) for block in table] for table in tables])
         self.drafts.append(drafts)
 
@@ -142,7 +140,7 @@ def differences(mine: Round, chosen: list[list[int]]) -> list[tuple]:
 
 def check(llm, monkeypatch, prompt: dict, reference: Reference, inputs: dict, tokens: int = TOKENS) -> None:
     """The same tokens, and in each round the same blocks, drafts and accepted length."""
-    speculator_of(llm).selector.change(LAB[reference.options.selection], top_k=TOP_K)
+    speculator_of(llm).std.selector.change(LAB[reference.options.selection], top_k=TOP_K)
     seen = Recorder(llm, monkeypatch)
     (answer,) = greedy(llm, [prompt], tokens)
     expected = reference.decode(inputs, tokens)

@@ -16,19 +16,19 @@ class Watch:
 
     def __init__(self, llm, monkeypatch):
         self.speculator, self.blocks, self.rounds = speculator_of(llm), 0, 0
-        original = self.speculator.selector.begin
+        original = self.speculator.std.selector.begin
 
         def begin(dense_pass, slots, *args):
             original(dense_pass, slots, *args)
-            for row in self.speculator.selector.batch.context_lens[: len(slots)].nonzero()[:, 0].tolist():
-                complete = int(dense_pass.context_lens[row]) // self.speculator.selector.block_size
+            for row in self.speculator.std.selector.batch.context_lens[: len(slots)].nonzero()[:, 0].tolist():
+                complete = int(dense_pass.context_lens[row]) // self.speculator.std.selector.block_size
                 self.check(dense_pass.read_keys, dense_pass.block_table[row, :complete].long())
             self.rounds += 1
 
-        monkeypatch.setattr(self.speculator.selector, "begin", begin)
+        monkeypatch.setattr(self.speculator.std.selector, "begin", begin)
 
     def check(self, read_keys, blocks: torch.Tensor) -> None:
-        means = self.speculator.selector.summaries.means
+        means = self.speculator.std.selector.summaries.means
         close = 1e-6 if means.dtype == torch.float32 else 1e-2
         for layer, kept in enumerate(means):
             keys = read_keys(layer, blocks).unflatten(2, (means.shape[3], -1)).float()
@@ -68,7 +68,7 @@ def test_blocks_found_in_the_prefix_cache_or_taken_from_others_are_summarised_an
     watch = Watch(llm, monkeypatch)
     for batch, tokens in zip(batches, expected):
         assert greedy(llm, batch) == tokens
-        speculator_of(llm).selector.summaries.means.fill_(1e3)  # what stands there between requests must not matter
+        speculator_of(llm).std.selector.summaries.means.fill_(1e3)  # what stands there between requests must not matter
     assert watch.blocks > 300
 
 
@@ -122,7 +122,7 @@ def taken(speculator) -> int:
     """Bytes of what selection keeps, observation queries apart."""
     if speculator is None:
         return 0
-    selector, ranking = speculator.selector, speculator.selector.ranking
+    selector, ranking = speculator.std.selector, speculator.std.selector.ranking
     kept = [selector.tables, ranking.blocks, ranking.scores]
     if selector.scorer:
         workspace = selector.scorer.workspace

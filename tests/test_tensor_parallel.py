@@ -49,7 +49,7 @@ def take_notes(worker) -> None:
             "verified": runner.req_states.last_sampled_tokens[rows],
             "drafts": drafts,
             "logits": speculator.draft_logits[rows],
-            "masks": speculator.selector.tables[:, : len(rows)],
+            "masks": speculator.std.selector.tables[:, : len(rows)],
         }
         note = {name: value.cpu().clone() for name, value in note.items()}
         worker.notes.append(note | {"asked": (dense, len(asked) - dense)})
@@ -106,7 +106,7 @@ def test_each_rank_scores_with_its_own_heads(two_ranks):
 
     def heads(worker):
         speculator = worker.model_runner.speculator
-        return speculator.queries.kept.shape[3], speculator.selector.summaries.means.shape[2]
+        return speculator.std.queries.kept.shape[3], speculator.std.selector.summaries.means.shape[2]
 
     assert two_ranks[0].collective_rpc(heads) == [(2, 1), (2, 1)]
 
@@ -137,7 +137,7 @@ def fail_once(worker, rank: int | None = None) -> None:
 
     if rank not in (None, get_tp_group().rank_in_group):
         return
-    selector, calls = worker.model_runner.speculator.selector, []
+    selector, calls = worker.model_runner.speculator.std.selector, []
     original = selector.select
 
     def select(*args):

@@ -40,9 +40,9 @@ def test_drafts_are_those_of_another_backend(engines, models, triton_attention, 
     plain = greedy(engines(models("llama"), None, **ROOM, **triton_attention), PROMPTS, TOKENS)
     llm = engines(models("llama"), std(), **ROOM, **triton_attention)
     speculator = speculator_of(llm)
-    assert speculator.group.backend.get_name() == "TRITON_ATTN"
+    assert speculator.std.group.backend.get_name() == "TRITON_ATTN"
     got = decoded(llm)
-    assert speculator.supports_decode_metadata_update and speculator.selector.cache.plain
+    assert speculator.supports_decode_metadata_update and speculator.std.selector.cache.plain
     assert got[0] == plain and got[2] > 0
     if not torch.cuda.is_available():
         del llm, speculator

@@ -23,7 +23,7 @@ def test_with_one_token_kept_as_many_drafts_are_accepted_as_greedily(engines, mo
     llm = engines(models("llama"), std(), seed=1)
     drafted, right, tokens = accepted(llm, temperature=0)
     assert (drafted, right, tokens) == accepted(llm, **kept)
-    monkeypatch.setattr(speculator_of(llm), "truncation", None)
+    monkeypatch.setattr(speculator_of(llm).std, "truncation", None)
     drafted, few, same = accepted(llm, **kept)
     assert same == tokens and few / drafted < right / drafted / 2, "drafts with all tokens kept are mostly lost"
 
@@ -42,7 +42,7 @@ def test_requests_leave_out_each_its_own(engines, models):
 @pytest.mark.parametrize("top_k, top_p, min_p", [(704, 1.0, 0.0), (7, 1.0, 0.0), (704, 0.4, 0.0), (30, 0.6, 0.1)])
 def test_what_is_left_out_is_what_torch_leaves_out(engines, models, temperature, top_k, top_p, min_p):
     """Rows of a batch in any order; a row without a request is anything."""
-    truncation = speculator_of(engines(models("llama"), std(), seed=1)).truncation
+    truncation = speculator_of(engines(models("llama"), std(), seed=1)).std.truncation
     logits = torch.randn(4, truncation.states.vocab_size, generator=torch.Generator().manual_seed(0)) * 3
     rows = torch.tensor([2, -1, 0, 5], dtype=torch.int32)
     temperatures = torch.ones(8)

@@ -111,8 +111,8 @@ def test_the_dense_pass_overwrites_every_drafted_slot_of_every_group(engine, mon
 
 def test_memory_and_selection_are_of_full_layers_alone(engine):
     speculator = speculator_of(engine[0])
-    assert len(speculator.layer_list) == 1 < len(groups.attention_layers(speculator.vllm_config))
-    kept = speculator.selector.summaries.means, speculator.selector.tables, speculator.queries.kept
+    assert len(speculator.std.target.layers) == 1 < len(groups.attention_layers(speculator.vllm_config))
+    kept = speculator.std.selector.summaries.means, speculator.std.selector.tables, speculator.std.queries.kept
     assert {len(tensor) for tensor in kept} == {1}
 
 
@@ -227,7 +227,7 @@ def test_flash_attention(engines, plain, models, name):
     with fa3.flash_attention():
         expected = plain(models(name), PROMPTS[:2], 8, **room)
         llm = engines(models(name), std(), **room)
-        assert speculator_of(llm).group.backend.get_name() == "FLASH_ATTN"
+        assert speculator_of(llm).std.group.backend.get_name() == "FLASH_ATTN"
         eager = decoded(llm, PROMPTS[:2], 8)
         assert eager[0] == expected and eager[2] > 0
         with graphs(llm, (2,)):

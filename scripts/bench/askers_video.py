@@ -20,8 +20,7 @@ import typer
 from rich.console import Console
 from torch import Tensor
 
-from vllm_std.draft import setup as target
-from vllm_std.draft import speculator
+from vllm_std.draft import speculator, target
 from vllm_std.mask import cdiv
 from vllm_std.selection import definition, loops, native, reads
 from vllm_std.selection.policies import Verify
@@ -98,21 +97,19 @@ def score_with_memory(scorer: Any, cache: Any, seen: Any, rows: Tensor, num_rows
         definition.keep_top_k(ranking, mass, seen, layer)
 
 
-def draft_eagerly(self, num_reqs, batch_desc, gamma, bound, across_dp, skip_attn) -> None:
+def draft_eagerly(self, batch, length) -> None:
     """In place of `StdSpeculator._draft_eagerly`: blocks are scored again after every `again` drafts, by theirs too."""
-    if skip_attn or not way.again:
-        return DRAFT_EAGERLY(self, num_reqs, batch_desc, gamma, bound, across_dp, skip_attn)
-    metadata = self._mask(self._build_uniform_attn_metadata(batch_desc, num_reqs, 1, bound, step=1))
-    slots = self.block_tables.slot_mappings[:, : batch_desc.num_tokens]
-    slots = speculator.spec_decode.build_slot_mappings_by_layer(slots, self.kv_cache_config)
-    with self._context(batch_desc.num_tokens, metadata, slots, across_dp, speculator.EAGER):
-        for way.step in range(gamma):
-            self.drafting = False
-            self._step(num_reqs, batch_desc.num_tokens, metadata, slots)
-            self.drafting, way.drafts = True, way.step + 1
+    if batch.metadata is None or not way.again:
+        return DRAFT_EAGERLY(self, batch, length)
+    with speculator.step_context(self, batch, speculator.EAGER):
+        for way.step in range(length):
+            self.std.drafting = False
+            self._step(batch)
+            self.std.drafting = True
+            way.drafts = way.step + 1
             if way.drafts % way.again == 0:
                 lengths = self.input_buffers.seq_lens.clone()
-                self.selector.select(num_reqs, self.input_buffers.seq_lens)
+                self.std.selector.select(batch.num_reqs, self.input_buffers.seq_lens)
                 self.input_buffers.seq_lens.copy_(lengths)
     way.step, way.drafts = None, 0
 
@@ -154,7 +151,7 @@ def install() -> None:
         return begin(self, seen, slots, drafting, has_queries)
 
     QueryWindow.capture, Selector.change, Selector.begin = see_drafts, change_way, begin_anew
-    native.score, target.queries.observe_queries = score, observe
+    native.score, target.observe_queries = score, observe
     speculator.StdSpeculator._draft_eagerly = draft_eagerly
 
 

@@ -55,11 +55,11 @@ def main(
     words = [prompt.messages[-1]["content"] for prompt in from_file(texts)[:count]]
     prompts = [{"prompt_token_ids": llm.get_tokenizer().encode(text)[:length]} for text in words]
     speculator = Bench(llm).speculator
-    truncation, rows = speculator.truncation, []
+    truncation, rows = speculator.std.truncation, []
     for sampling in SAMPLING:
         for seed in range(seeds):
             for side, used in {"with": truncation, "without": None}.items():
-                speculator.truncation = used
+                speculator.std.truncation = used
                 rows.append({"sampling": sampling, "side": side} | measure(llm, prompts, sampling, tokens, seed))
                 typer.echo(rows[-1])
     found = {"model": "SmolLM2-135M-Instruct", "prompts": count, "prompt_tokens": length, "answer_tokens": tokens}

@@ -43,7 +43,7 @@ class Engine:
         config = self.llm.llm_engine.vllm_config
         graphs = {
             "verify": self.runner.cudagraph_manager,
-            "select": getattr(self.runner.speculator, "select_cudagraph_manager", None),
+            "select": getattr(getattr(self.runner.speculator, "std", None), "select_graphs", None),
             "draft": getattr(self.runner.speculator, "decode_cudagraph_manager", None),
         }
         free, total = torch.cuda.mem_get_info() if torch.cuda.is_available() else (0, 0)

@@ -70,7 +70,7 @@ class Stopwatch:
         speculator = runner.speculator
         if speculator is not None:
             self._count_graphs(getattr(speculator, "decode_cudagraph_manager", None), "draft")
-            self._count_graphs(getattr(speculator, "select_cudagraph_manager", None), "select")
+            self._count_graphs(getattr(getattr(speculator, "std", None), "select_graphs", None), "select")
             self._time(speculator, "propose", "propose" if std else "draft")
         for name, stage in STD_STAGES.items() if std else ():
             if not hasattr(speculator, name):

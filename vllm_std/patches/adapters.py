@@ -54,7 +54,7 @@ class Adapters:
 
 def sample(original, self, hidden_states, input_batch, *args, **kwargs):
     """GPUModelRunner.sample: vLLM maps adapters to one logit of each request; a request with drafts has more."""
-    adapters = getattr(self.speculator, "adapters", None)
-    if adapters is not None and input_batch.num_draft_tokens:
-        adapters.map(np.diff(input_batch.cu_num_logits_np))
+    std = getattr(self.speculator, "std", None)
+    if std is not None and input_batch.num_draft_tokens:
+        std.target.adapters.map(np.diff(input_batch.cu_num_logits_np))
     return original(self, hidden_states, input_batch, *args, **kwargs)

@@ -22,9 +22,9 @@ FAULTS = Patch(
 def sample_tokens(original, self, *args, **kwargs):
     """GPUModelRunner.sample_tokens: the faults of the round go to the scheduler with the tokens of the step."""
     output = original(self, *args, **kwargs)
-    faults = getattr(self.speculator, "faults", None)
-    if faults is not None and faults.counts and output is not None:
-        getattr(output, "model_runner_output", output).std_faults = faults.collect()
+    std = getattr(self.speculator, "std", None)
+    if std is not None and std.faults.counts and output is not None:
+        getattr(output, "model_runner_output", output).std_faults = std.faults.collect()
     return output
 
 

@@ -86,9 +86,9 @@ class Bench:
 
         Raises ValueError for what std cannot do.
         """
-        self.speculator.selector.change(policy, **options)
+        self.speculator.std.selector.change(policy, **options)
         # A CUDA graph holds the addresses of the masks it was captured with: without it drafts are the same, eagerly.
-        for graphs in (self.speculator.select_cudagraph_manager, self.speculator.decode_cudagraph_manager):
+        for graphs in (self.speculator.std.select_graphs, self.speculator.decode_cudagraph_manager):
             graphs.graphs.clear()
             graphs._graphs_captured = False
         self.scheduler.gamma = self.scheduler.num_spec_tokens = gamma

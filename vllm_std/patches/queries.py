@@ -16,16 +16,24 @@ QUERIES = Patch(
 )
 
 
+def leaves_queries(max_query_len: int) -> bool:
+    """Whether a dense pass leaves observation queries; max_query_len: most tokens of a request in it.
+
+    Not a pass of one token per request: it is one of plain decoding, whose CUDA graphs are vLLM's own.
+    """
+    return max_query_len > 1
+
+
 def observe_queries(layer: Attention, index: int, capture: Callable[[int, Tensor, Tensor], None]) -> None:
     """Call capture(index, query, query_start_loc) before each forward of a layer.
 
-    query: [tokens, query heads, head size] with RoPE; query_start_loc: [reqs + 1] int32. Not called in passes of one
-    token per request, which are those of plain decoding: their CUDA graphs are vLLM's own.
+    query: [tokens, query heads, head size] with RoPE; query_start_loc: [reqs + 1] int32. Only in passes that leave
+    queries.
     """
     original = layer.impl.forward
 
     def forward(layer_, query, key, value, kv_cache, attn_metadata, *args, **kwargs):
-        if attn_metadata is not None and attn_metadata.max_query_len > 1:
+        if attn_metadata is not None and leaves_queries(attn_metadata.max_query_len):
             capture(index, query, attn_metadata.query_start_loc)
         return original(layer_, query, key, value, kv_cache, attn_metadata, *args, **kwargs)
 

@@ -61,7 +61,7 @@ class Truncation:
 def load_model(original, self, *args, **kwargs):
     """GPUModelRunner.load_model: the runner's sampler, made here, knows what requests leave out."""
     loaded = original(self, *args, **kwargs)
-    drafts_by_std = hasattr(self.speculator, "truncation")
-    if drafts_by_std and self.sampler is not None and self.speculator.draft_logits is not None:
-        self.speculator.truncation = Truncation(self.sampler.sampling_states, self.device)
+    std = getattr(self.speculator, "std", None)
+    if std is not None and self.sampler is not None and self.speculator.draft_logits is not None:
+        std.truncation = Truncation(self.sampler.sampling_states, self.device)
     return loaded
