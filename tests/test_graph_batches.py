@@ -83,7 +83,7 @@ def test_drafts_of_every_batch_have_a_graph(config_of, seqs):
     config = config_of(seqs, 8)
     with cpu_graphs():
         mode = CUDAGraphMode.FULL_DECODE_ONLY
-        manager = graphs.thin(SpeculatorCudaGraphManager(config, torch.device("cpu"), mode, 1))
+        manager = graphs.thin(SpeculatorCudaGraphManager(config, torch.device("cpu"), mode, 1), 1)
     manager._graphs_captured = True
     for requests in range(1, seqs + 1):
         found = manager.dispatch(requests, requests, 1, 0)
@@ -118,7 +118,9 @@ def test_sizes_that_a_user_gave_are_kept_to(engines, models, sizes, seqs, mode):
     config.compilation_config.max_cudagraph_capture_size = sizes[-1]
     with cpu_graphs():
         manager = ModelCudaGraphManager(config, torch.device("cpu"), CUDAGraphMode[mode], 9)
-        draft = graphs.thin(SpeculatorCudaGraphManager(config, torch.device("cpu"), CUDAGraphMode.FULL_DECODE_ONLY, 1))
+        draft = graphs.thin(
+            SpeculatorCudaGraphManager(config, torch.device("cpu"), CUDAGraphMode.FULL_DECODE_ONLY, 1), 1
+        )
     whole = manager._capture_descs[CUDAGraphMode.FULL]
     least = min(sizes[-1], seqs)
     assert least <= max(batch.num_tokens for batch in whole) <= sizes[-1] and manager.needs_capture()

@@ -17,9 +17,11 @@ LOSSLESS_METHODS = ("standard", "block", "synthetic")  # of rejection sampling; 
 SYNTHETIC_OPTIONS = ("synthetic_acceptance_rates", "synthetic_acceptance_length")  # of `synthetic` alone
 DEFAULT_TOP_K = 1024  # tokens, as in the paper
 DEFAULT_FLOOR = 256  # tokens that a share of the context keeps at least
+DEFAULT_LOOKUP = (1, 3)  # least and most tokens of an n-gram
 DRAFT_LENGTHS = (0, 1, 2, 3, 5, 8, 13, 21)  # tokens; far apart where long, because each may need CUDA graphs of its own
 
-WHOLE_NUMBERS = ("num_speculative_tokens", "top_k_floor", "refresh", "sink", "recent")
+LOOKUP_OPTIONS = ("proposals", "prompt_lookup_min", "prompt_lookup_max")
+WHOLE_NUMBERS = ("num_speculative_tokens", "top_k_floor", "refresh", "sink", "recent", *LOOKUP_OPTIONS)
 LENGTH_OPTIONS = ("num_speculative_tokens", "adaptive", "calibrate")
 SELECTION_OPTIONS = ("top_k", "top_k_floor", "selection", "refresh", "sink", "recent")
 SAMPLING_OPTIONS = ("draft_sample_method", "rejection_sample_method", *SYNTHETIC_OPTIONS)
@@ -47,6 +49,13 @@ class StdConfig(SpeculativeConfig):
     """Tokens at the start of the context that are always kept, rounded up to KV blocks."""
     recent: int = 64
     """Tokens before the drafted ones that are always kept, rounded up to KV blocks."""
+    proposals: int = 0
+    """Tokens that an n-gram lookup proposes for each draft step, which then drafts up to so many more; 0 is a step for
+    each draft."""
+    prompt_lookup_min: int | None = None
+    """Least tokens of an n-gram, for `proposals`. Default: 1."""
+    prompt_lookup_max: int | None = None
+    """Most tokens of an n-gram, for `proposals`. Default: 3."""
     adaptive: bool = True
     """Choose the draft length of each step, from 0 to `num_speculative_tokens`, so that drafting never costs more than
     it gains; `false` always drafts `num_speculative_tokens`."""
@@ -59,7 +68,9 @@ class StdConfig(SpeculativeConfig):
     rejection_sample_method: RejectionSampleMethod = "standard"
     """vLLM's own; `fly` is refused, because it is lossy."""
 
-    OPTIONS: ClassVar[tuple[str, ...]] = (*LENGTH_OPTIONS, *SELECTION_OPTIONS, *SAMPLING_OPTIONS)
+    OPTIONS: ClassVar[tuple[str, ...]] = (
+        *LENGTH_OPTIONS, *SELECTION_OPTIONS, *LOOKUP_OPTIONS, *SAMPLING_OPTIONS
+    )  # fmt: skip
 
     costs: Any = field(default=None, init=False)
     """The cost table, once the engine has one (`control.Costs`)."""
@@ -84,7 +95,6 @@ class StdConfig(SpeculativeConfig):
 
     def __post_init__(self):
         # The target is its own draft: the same weights, the same layers, the same KV cache.
-        self.prompt_lookup_max = self.prompt_lookup_min = 0
         self.draft_model_config = self.target_model_config
         self.draft_parallel_config = self.target_parallel_config
         limit = self.target_model_config.max_model_len
@@ -95,17 +105,34 @@ class StdConfig(SpeculativeConfig):
         self._refuse_pointless()
         if isinstance(self.top_k, float) and self.top_k_floor is None:
             self.top_k_floor = min(DEFAULT_FLOOR, limit)
+        self._set_lookup()
 
     def _refuse_pointless(self) -> None:
         """Raise ValueError for an option that does nothing with the others."""
         if not isinstance(self.top_k, float):
             works = "give top_k as a share of the context, such as 0.05"
             values.refuse_pointless("top_k_floor", self.top_k_floor, works)
+        if not self.proposals:
+            for option in LOOKUP_OPTIONS[1:]:
+                values.refuse_pointless(option, getattr(self, option), "give proposals, such as 3")
         if self.selection in STATIC_POLICIES and self.refresh != 1:
             values.refuse_pointless("refresh", self.refresh, "use selection verify")
         if self.rejection_sample_method != "synthetic":
             for option in SYNTHETIC_OPTIONS:
                 values.refuse_pointless(option, getattr(self, option), "use rejection_sample_method synthetic")
+
+    def _set_lookup(self) -> None:
+        """Raises ValueError where the least n-gram is longer than the longest."""
+        if not self.proposals:
+            return
+        least, most = self.prompt_lookup_min, self.prompt_lookup_max
+        self.prompt_lookup_max = max(DEFAULT_LOOKUP[1], least or 1) if most is None else most
+        self.prompt_lookup_min = min(DEFAULT_LOOKUP[0], self.prompt_lookup_max) if least is None else least
+        if self.prompt_lookup_min > self.prompt_lookup_max:
+            raise ValueError(
+                f"prompt_lookup_min={self.prompt_lookup_min} is more than prompt_lookup_max={self.prompt_lookup_max}; "
+                f"use prompt_lookup_min <= {self.prompt_lookup_max}."
+            )
 
     def mask_shape(self, block_size: int) -> MaskShape:
         """Raises ValueError where blocks of so many tokens leave none to choose."""
@@ -119,6 +146,10 @@ class StdConfig(SpeculativeConfig):
             given["top_k_floor"] = None
         return StdConfig.from_options(given, self.target_model_config, self.target_parallel_config)
 
+    def use_ngram(self) -> bool:
+        # Makes the runner keep the requests' tokens on the device, where n-grams are looked up.
+        return bool(self.proposals)
+
     def uses_draft_model(self) -> bool:
         # Makes the scheduler reserve num_speculative_tokens lookahead slots (VllmConfig.num_lookahead_tokens).
         return True
@@ -130,6 +161,11 @@ class StdConfig(SpeculativeConfig):
         if not self.adaptive:
             return (longest,)
         return (*(length for length in DRAFT_LENGTHS if length < longest), longest)
+
+    @property
+    def most_lookahead(self) -> int:
+        """Most tokens after the verified ones that draft steps write K/V of."""
+        return self.num_speculative_tokens + self.proposals
 
     @property
     def needs_queries(self) -> bool:

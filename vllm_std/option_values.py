@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import ValidationInfo
 
-LEAST = {"sink": 0, "recent": 0, "top_k_floor": 0}  # of options that are whole numbers; of the others 1
+LEAST = {"sink": 0, "recent": 0, "top_k_floor": 0, "proposals": 0}  # of options that are whole numbers; of the others 1
 LONGEST_SHOWN = 80  # characters of a value in an error message
 
 
@@ -34,7 +34,7 @@ def tokens_or_share(value: Any) -> int | float:
 
 def whole_number(value: Any, info: ValidationInfo) -> int | None:
     option = str(info.field_name)
-    if value is None and option == "top_k_floor":
+    if value is None and option in ("top_k_floor", "prompt_lookup_min", "prompt_lookup_max"):
         return None
     least = LEAST.get(option, 1)
     if type(value) is not int or value < least:

@@ -62,6 +62,12 @@ def _settings(vllm_config) -> Iterator[Refusal]:
         yield "--kv-cache-dtype", cache.cache_dtype, f"use {', '.join(CACHE_DTYPES)}"
     if vllm_config.scheduler_config.scheduler_cls is not None:
         yield "--scheduler-cls", vllm_config.scheduler_config.scheduler_cls, "start without it, std brings its own"
+    proposals, scheduler = vllm_config.speculative_config.proposals, vllm_config.scheduler_config
+    tokens = (1 + proposals) * scheduler.max_num_seqs  # of a draft step
+    if proposals and tokens > scheduler.max_num_batched_tokens:
+        yield "proposals", proposals, f"use fewer, --max-num-batched-tokens {tokens}, or a smaller --max-num-seqs"
+    if proposals and getattr(vllm_config, "watermark_config", None) is not None:
+        yield "proposals", proposals, "use proposals 0 with watermarks"
     backend = vllm_config.attention_config.backend
     if backend is not None and backend.name not in BACKENDS:
         yield "--attention-backend", backend.name, f"use {' or '.join(BACKENDS)}"

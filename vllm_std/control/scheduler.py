@@ -52,6 +52,7 @@ class Drafting(Mixin):
         super().__init__(*args, **kwargs)
         options, self.gamma = self.vllm_config.speculative_config, self.num_spec_tokens
         self.asks = options.needs_queries
+        self.proposals = options.proposals
         self.mask = options.mask_shape(self.cache_config.block_size)
         self.costs = calibration.costs(self.vllm_config) if options.adaptive else None
         self.controller, self.outcomes = None, Acceptance(1, self.gamma)
@@ -89,7 +90,7 @@ class Drafting(Mixin):
                 requests = self._decoding()
                 self.kv = sum(request.num_computed_tokens for request in requests)
                 self.choice = self.choose([request.request_id for request in requests], self.kv)
-        self.num_lookahead_tokens = self.choice.length
+        self.num_lookahead_tokens = self.choice.length and self.choice.length + self.proposals
         # Without a lookup vLLM pads a request whose prompt is cached to the longest round, as the others of its batch.
         self.dynamic_sd_lookup = None if self.controller is None and self.choice.length else self.lookup
         return super().schedule(*args, **kwargs)

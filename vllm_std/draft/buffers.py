@@ -3,18 +3,23 @@
 import torch
 from torch import Tensor
 
+from vllm_std.config import StdConfig
+
 
 class DraftBuffers:
     """What draft steps read and write besides vLLM's input buffers.
 
+    query_len: tokens of each request in a draft step.
     no_drafts: [max_num_reqs, gamma] int64, all -1.
     rope_offset: [max_num_reqs] int64, what M-RoPE adds to the positions of text behind a request's videos.
     mrope_positions: [rope dimensions, max_num_tokens + 1] int64, None without M-RoPE.
     true_lens: [max_num_reqs] int32, tokens that windowed layers count as context; has_windows: whether there are such.
     """
 
-    def __init__(self, max_num_reqs: int, gamma: int, rope_shape: tuple[int, int] | None, device: torch.device):
-        self.no_drafts = torch.full((max_num_reqs, gamma), -1, dtype=torch.int64, device=device)
+    def __init__(self, max_num_reqs: int, options: StdConfig, rope_shape: tuple[int, int] | None, device: torch.device):
+        self.query_len = 1 + options.proposals
+        drafts = (max_num_reqs, options.num_speculative_tokens)
+        self.no_drafts = torch.full(drafts, -1, dtype=torch.int64, device=device)
         self.rope_offset = torch.zeros(max_num_reqs, dtype=torch.int64, device=device)
         self.true_lens = torch.zeros(max_num_reqs, dtype=torch.int32, device=device)
         self.has_windows = False
@@ -31,12 +36,13 @@ class DraftBuffers:
             self.rope_offset[: len(rows)] = rope_state.prefill_delta.gpu[rows]
 
     def rope_positions(self, positions: Tensor) -> Tensor:
-        """[tokens], or [rope dimensions, tokens] with M-RoPE; positions: [tokens] int64, of one token a request."""
+        """[tokens], or [rope dimensions, tokens] with M-RoPE; positions: [tokens] int64, as many of each request."""
         if self.mrope_positions is None:
             return positions
-        tokens = len(positions)
-        self.mrope_positions[:, :tokens] = positions + self.rope_offset[:tokens]
-        return self.mrope_positions[:, :tokens]
+        by_request = positions.view(-1, self.query_len)
+        moved = by_request + self.rope_offset[: len(by_request), None]
+        self.mrope_positions[:, : len(positions)] = moved.view(-1)
+        return self.mrope_positions[:, : len(positions)]
 
     def update_true_lens(self, idx_mapping: Tensor, positions: Tensor, seq_lens: Tensor) -> None:
         """Context up to the drafted token; `seq_lens`, next to nothing, where a row does not draft.

@@ -30,8 +30,12 @@ class DraftGraphs(DraftSetup):
         if reason is not None and cudagraph_mode != EAGER:
             logger.warning_once("std: draft steps run without CUDA graphs because of %s, so each takes longer.", reason)
         mode = CUDAGraphMode.FULL_DECODE_ONLY if reason is None else EAGER
-        self.std.select_graphs = thin(SpeculatorCudaGraphManager(self.vllm_config, self.device, mode, 1))
-        self.decode_cudagraph_manager = thin(SpeculatorCudaGraphManager(self.vllm_config, self.device, mode, 1))
+        self.std.select_graphs = self._graphs(mode)
+        self.decode_cudagraph_manager = self._graphs(mode)
+
+    def _graphs(self, mode: CUDAGraphMode) -> SpeculatorCudaGraphManager:
+        query_len = self.std.buffers.query_len
+        return thin(SpeculatorCudaGraphManager(self.vllm_config, self.device, mode, query_len), query_len)
 
     def capture(self) -> None:
         """Capture selection and one draft step for each batch size. Rows without a request do nothing in either."""
@@ -39,7 +43,7 @@ class DraftGraphs(DraftSetup):
         self.idx_mapping.fill_(-1)
         std.selector.batch.clear()
         std.find_keys()
-        self.draft_max_seq_len = min(std.selector.mask.max_length + std.gamma, self.max_model_len)
+        self.draft_max_seq_len = self._max_masked_len()
         if std.truncation is not None:
             # A graph serves requests that leave something out as well; what vLLM has for CPUs cannot be captured.
             std.truncation.needed = self.device.type != "cpu"
@@ -53,9 +57,15 @@ class DraftGraphs(DraftSetup):
         if self._profiling(self.kv_cache_config):  # the small KV cache must be free again for the real one
             del std.selector
 
+    def _max_masked_len(self) -> int:
+        """Most tokens that a draft step attends to in a full layer."""
+        return min(self.std.selector.mask.max_length + self.std.options.most_lookahead, self.max_model_len)
+
     def _run_selection(self, num_reqs: int, *_, **__) -> None:
         """Selection, as vLLM captures it."""
         self.std.selector.select(num_reqs, self.input_buffers.seq_lens)
+        if self.std.passes is not None:
+            self.std.passes.masked_lens.copy_(self.input_buffers.seq_lens)
 
     def _run_step(self, num_reqs: int, num_tokens: int, attn_metadata, slots, across_dp, mode, **_) -> None:
         """One draft step, as vLLM captures it."""
@@ -65,11 +75,12 @@ class DraftGraphs(DraftSetup):
 
     def _dispatch(self, inputs: RoundInputs) -> tuple[Any, Tensor | None]:
         """(the captured batch that this one is padded to, if any; the tokens of each data-parallel rank)"""
-        num_tokens, sync = inputs.num_reqs, None
+        query_len, sync = self.std.buffers.query_len, None
+        num_tokens = inputs.num_reqs * query_len
         if inputs.dp_sync_state is not None:
-            sync, num_tokens = self._build_uniform_batch_dp_sync(inputs.dp_sync_state, inputs.num_reqs)
+            sync, num_tokens = self._build_uniform_batch_dp_sync(inputs.dp_sync_state, inputs.num_reqs, query_len)
         batch_desc, sync = dispatch_cg_and_sync_dp(
-            self.decode_cudagraph_manager, inputs.num_reqs, num_tokens, 1, self.dp_size, self.dp_rank,
+            self.decode_cudagraph_manager, inputs.num_reqs, num_tokens, query_len, self.dp_size, self.dp_rank,
             need_eager=inputs.is_profile, dp_sync_state=sync,
         )  # fmt: skip
         return batch_desc, sync.num_tokens_across_dp if sync is not None else None

@@ -87,9 +87,9 @@ class RoundInputs:
 
 @dataclass
 class StepBatch:
-    """The batch of each draft step of a round, one token a request.
+    """The batch of each draft step of a round, as many tokens of each request.
 
-    num_tokens: requests, padded to what was captured. metadata: {layer name: attention metadata}, slots: {layer name:
+    num_tokens: of them, padded to what was captured. metadata: {layer name: attention metadata}, slots: {layer name:
     [num_tokens] slot mapping}, both None where attention is skipped. across_dp: tokens of each data-parallel rank.
     """
 

@@ -29,8 +29,9 @@ def eager_batch(speculator, num_reqs: int, batch_desc, max_context_lens, across_
     """The batch of draft steps without CUDA graphs; max_context_lens: [reqs] on the host, None to skip attention."""
     batch = StepBatch(num_reqs, batch_desc.num_tokens, None, None, across_dp)
     if max_context_lens is not None:
+        query_len = speculator.std.buffers.query_len
         lens = max_context_lens.clamp(max=speculator.std.selector.mask.max_length)
-        metadata = speculator._build_uniform_attn_metadata(batch_desc, num_reqs, 1, lens, step=1)
+        metadata = speculator._build_uniform_attn_metadata(batch_desc, num_reqs, query_len, lens, step=query_len)
         batch.metadata = masked_metadata(speculator, metadata)
         slots = speculator.block_tables.slot_mappings[:, : batch_desc.num_tokens]
         batch.slots = build_slot_mappings_by_layer(slots, speculator.kv_cache_config)

@@ -10,6 +10,7 @@ from vllm_std.draft.target import Target
 from vllm_std.patches.groups import draft_groups, require_backends, require_masked_attention
 from vllm_std.patches.metadata import plan_on_cpu
 from vllm_std.patches.spec_decode import TargetDependentARSpeculator
+from vllm_std.proposals.passes import DraftPasses, Lookup
 from vllm_std.selection.batch import BatchBuffers
 from vllm_std.selection.reads import granule
 from vllm_std.selection.selector import Selector
@@ -23,14 +24,20 @@ class DraftSetup(TargetDependentARSpeculator):
     `draft_tokens` holds the token that the target has just sampled, and drafts stand in columns 1 to gamma.
     """
 
-    def __init__(self, vllm_config, device: torch.device):
+    def __init__(self, vllm_config, device: torch.device, token_ids: Tensor):
+        """token_ids: [max_num_reqs, max_model_len] int32 of the requests, by row of vLLM's request state."""
         super().__init__(vllm_config, device)
         gamma, config = self.num_speculative_steps, vllm_config.model_config
         # As wide as the target's (vLLM's RopeState.positions), because compiled code may have its stride built in.
         rope_shape = (config.mrope_num_dims, self.max_num_tokens + 1) if config.uses_mrope else None
-        self.std = DraftState(self.speculative_config, DraftBuffers(self.max_num_reqs, gamma, rope_shape, device))
+        self.std = DraftState(
+            self.speculative_config, DraftBuffers(self.max_num_reqs, self.speculative_config, rope_shape, device)
+        )
         self.draft_tokens = torch.zeros(self.max_num_reqs, gamma + 1, dtype=torch.int64, device=device)
         self.hidden_states = torch.zeros(self.max_num_reqs, self.hidden_size, dtype=self.dtype, device=device)
+        if self.speculative_config.proposals:
+            lookup = Lookup.of(self.speculative_config, vllm_config.model_config.hf_config)
+            self.std.passes = DraftPasses(self, token_ids, lookup, gamma)
 
     def load_draft_model(self, target_model, target_attn_layer_names: set[str]):
         return target_model
@@ -38,7 +45,7 @@ class DraftSetup(TargetDependentARSpeculator):
     def load_model(self, target_model) -> None:
         super().load_model(target_model)
         self.supports_mm_inputs = False  # drafted tokens are text: the runner need not gather embeddings of videos
-        sizes = (self.max_num_reqs, self.hidden_size, self.device)
+        sizes = (self.max_num_reqs * self.std.buffers.query_len, self.hidden_size, self.device)
         self.std.target = Target(target_model, self.vllm_config, *sizes)
         self.std.capture_queries(self.max_num_reqs, self.dtype, self.device)
 

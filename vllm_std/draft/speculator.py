@@ -3,11 +3,14 @@
 select    the blocks that the dense pass completed are summarised, the request's own blocks are scored with its queries,
           and the best K of each layer are kept
 begin     the token just sampled and its position are the inputs of the first draft step
-draft     the target itself, one token per request, over the masked block tables; its K/V are written to the slots that
-          are reserved for the request, where the next dense pass writes the same positions again
+draft     the target itself over the masked block tables, one token per request, or with `proposals` that token and what
+          an n-gram lookup proposes after it; its K/V are written to the slots that are reserved for the request, where
+          the next dense pass writes the same positions again
 
 Selection and one draft step are a CUDA graph each (`draft.graphs`).
 """
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +24,7 @@ from vllm_std.patches.failures import ranks_agree
 from vllm_std.patches.metadata import share_plan
 from vllm_std.patches.queries import leaves_queries
 from vllm_std.patches.spec_decode import prepare_decode_inputs
+from vllm_std.proposals.passes import DraftPasses
 
 
 class StdSpeculator(DraftGraphs):
@@ -54,7 +58,7 @@ class StdSpeculator(DraftGraphs):
         if length == 0 or not (inputs.drafting.any() or inputs.dummy_run or self.dp_size > 1):
             return no_drafts
         std.raise_query_error()
-        self._begin(inputs)
+        self._begin(inputs, length)
         if inputs.is_profile:
             std.reserve_scores(self.max_model_len, self.max_num_reqs)
         batch_desc, across_dp = self._dispatch(inputs)
@@ -63,7 +67,7 @@ class StdSpeculator(DraftGraphs):
         self._draft(inputs, length, batch_desc, across_dp)
         return self.draft_tokens[: inputs.num_reqs, 1:]
 
-    def _begin(self, inputs: RoundInputs) -> None:
+    def _begin(self, inputs: RoundInputs, length: int) -> None:
         """Set up the inputs of the first draft step."""
         std, num_reqs, idx_mapping = self.std, inputs.num_reqs, inputs.input_batch.idx_mapping
         self._copy_request_inputs(num_reqs, idx_mapping, inputs.temperature, inputs.seeds, dummy_run=inputs.dummy_run)
@@ -81,6 +85,8 @@ class StdSpeculator(DraftGraphs):
         )  # fmt: skip
         rope_state = self.model_state.rope_state if hasattr(self, "model_state") else None
         std.buffers.begin(rope_state, idx_mapping.long())
+        if std.passes is not None:
+            std.passes.begin(inputs.context_lens, length)
 
     def _select(self, inputs: RoundInputs, batch_desc) -> None:
         """Choose the blocks of this round; in a dummy run too, so that no row attends past the masked tables."""
@@ -97,41 +103,68 @@ class StdSpeculator(DraftGraphs):
             self._run_selection(inputs.num_reqs)
 
     def _draft(self, inputs: RoundInputs, length: int, batch_desc, across_dp) -> None:
-        """Run `length` draft steps."""
+        """Run the draft steps of a round of `length` drafts."""
         std, num_reqs = self.std, inputs.num_reqs
         if not inputs.without_attention:
-            self.draft_max_seq_len = min(std.selector.mask.max_length + std.gamma, self.max_model_len)
+            self.draft_max_seq_len = self._max_masked_len()
+        steps = std.num_steps(length)
         std.drafting = True
         try:
-            std.target.adapters.map(np.ones(num_reqs, dtype=np.int64), padding=batch_desc.num_tokens - num_reqs)
+            tokens = np.full(num_reqs, std.buffers.query_len, dtype=np.int64)
+            std.target.adapters.map(tokens, padding=batch_desc.num_tokens - int(tokens.sum()))
             if batch_desc.cg_mode == FULL:
                 map_windowed_tables(self)
-                for _ in range(length):
+                for _ in range(steps):
                     self.decode_cudagraph_manager.run_fullgraph(batch_desc)
             else:
                 max_context_lens = None if inputs.without_attention else inputs.max_context_lens
-                self._draft_eagerly(eager_batch(self, num_reqs, batch_desc, max_context_lens, across_dp), length)
+                self._draft_eagerly(eager_batch(self, num_reqs, batch_desc, max_context_lens, across_dp), steps)
         finally:
             std.drafting = False
+        if std.passes is not None:
+            if steps < length:
+                std.passes.fill(num_reqs, self.draft_logits)
+            std.passes.count()
 
-    def _draft_eagerly(self, batch: StepBatch, length: int) -> None:
+    def _draft_eagerly(self, batch: StepBatch, steps: int) -> None:
         with step_context(self, batch, EAGER):
-            for _ in range(length):
+            for _ in range(steps):
                 self._step(batch)
 
     def _step(self, batch: StepBatch) -> None:
         """One draft step: device work on persistent buffers alone, so that a CUDA graph holds it."""
-        num_reqs = batch.num_reqs
+        num_reqs, gamma, passes = batch.num_reqs, self.std.gamma, self.std.passes
+        if passes is not None:
+            passes.prepare(num_reqs)
         if batch.metadata is not None:
-            idx_mapping, positions = self.idx_mapping[:num_reqs], self.input_buffers.positions[:num_reqs]
-            starts = self.input_buffers.query_start_loc[: num_reqs + 1]
-            self.block_tables.compute_slot_mappings(idx_mapping, starts, positions, batch.num_tokens)
-            self.std.buffers.update_true_lens(idx_mapping, positions, self.input_buffers.seq_lens[:num_reqs])
-            self._update_draft_decode_metadata(batch.metadata, num_reqs)
-            share_plan(self.attn_groups, batch.metadata)
-        gamma = self.std.gamma
+            self._update_metadata(batch, batch.metadata)
+        if passes is not None:
+            return self._sample_pass(batch, passes)
         self.current_draft_step.add_(1).clamp_(max=gamma)  # when graphs are captured, no round has begun
         self._generate_draft(num_reqs, batch.num_tokens, batch.metadata, batch.slots, None, EAGER, gamma + 1)
+
+    def _update_metadata(self, batch: StepBatch, metadata: dict[str, Any]) -> None:
+        """Slots and lengths of the step's tokens."""
+        num_reqs, query_len = batch.num_reqs, self.std.buffers.query_len
+        idx_mapping = self.idx_mapping[:num_reqs]
+        positions = self.input_buffers.positions[: num_reqs * query_len]
+        starts = self.input_buffers.query_start_loc[: num_reqs + 1]
+        self.block_tables.compute_slot_mappings(idx_mapping, starts, positions, batch.num_tokens)
+        last = positions[query_len - 1 :: query_len]
+        self.std.buffers.update_true_lens(idx_mapping, last, self.input_buffers.seq_lens[:num_reqs])
+        self._update_draft_decode_metadata(metadata, num_reqs)
+        share_plan(self.attn_groups, metadata)
+
+    def _sample_pass(self, batch: StepBatch, passes: DraftPasses) -> None:
+        """Sample after each token of a pass; drafts are the samples up to the first that was not proposed."""
+        num_tokens = batch.num_reqs * passes.query_len
+        self._prepare_eplb_forward(num_tokens)
+        hidden, _ = self._run_model(batch.num_tokens, batch.metadata, batch.slots)
+        sampled = self.sample_draft(
+            hidden[:num_tokens], passes.sample_positions[:num_tokens], passes.sample_rows[:num_tokens],
+            self.temperature, self.seeds, passes.steps[:num_tokens], self.draft_logits,
+        )  # fmt: skip
+        passes.accept(sampled, batch.num_reqs)
 
     def _run_model(self, num_tokens: int, attn_metadata, slot_mappings, *_, **__) -> tuple[Tensor, Tensor]:
         """The hidden states of the target, twice: vLLM asks for those to sample from and those of the next step."""
@@ -140,12 +173,13 @@ class StdSpeculator(DraftGraphs):
         return hidden, hidden
 
     def compute_draft_logits(self, hidden_states: Tensor, spec_step_idx: int) -> Tensor:
-        """[reqs, vocabulary], -inf for what a request's top-k, top-p and min-p leave out."""
+        """[tokens, vocabulary], -inf for what a request's top-k, top-p and min-p leave out."""
         logits = super().compute_draft_logits(hidden_states, spec_step_idx)
         truncation = self.std.truncation
         if truncation is None or not truncation.needed:
             return logits
-        return truncation.apply(logits, self.idx_mapping[: len(logits)], self.temperature)
+        rows = self.idx_mapping if self.std.passes is None else self.std.passes.sample_rows
+        return truncation.apply(logits, rows[: len(logits)], self.temperature)
 
     def sample_draft(self, hidden, positions, idx_mapping, temperature, seeds, draft_step, *args, **kwargs) -> Tensor:
         """As vLLM's: column 0 of its cached draft logits is the first draft's."""

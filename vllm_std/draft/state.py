@@ -12,6 +12,7 @@ from vllm_std.faults import Faults
 from vllm_std.patches.key_layout import find_keys
 from vllm_std.patches.spec_decode import SpeculatorCudaGraphManager
 from vllm_std.patches.truncation import Truncation
+from vllm_std.proposals.passes import DraftPasses
 from vllm_std.selection.attention import peak_bytes
 from vllm_std.selection.policies import POLICIES
 from vllm_std.selection.queries import QueryWindow
@@ -24,7 +25,8 @@ class DraftState:
     are greedy.
 
     target, queries: set by `load_model`. selector, group: by `set_attn`; group: the attention group of the full
-    layers. select_graphs: by `init_cudagraph_manager`.
+    layers. passes: where a draft step is given
+    proposals; planned_steps: of the round to come, by the scheduler. select_graphs: by `init_cudagraph_manager`.
     """
 
     target: Target
@@ -41,7 +43,15 @@ class DraftState:
         self.faults = Faults()
         self.drafting = False
         self.truncation: Truncation | None = None
+        self.passes: DraftPasses | None = None
+        self.planned_steps: int | None = None
         self.query_error: Exception | None = None
+
+    def num_steps(self, length: int) -> int:
+        """Draft steps of a round of so many drafts: as many as the scheduler planned, else one for each draft."""
+        if self.passes is None or self.planned_steps is None:
+            return length
+        return min(self.planned_steps, length)
 
     def capture_queries(self, max_num_reqs: int, dtype: torch.dtype, device: torch.device) -> None:
         """Allocate observation queries, before vLLM profiles its memory, and have each layer fill its part of them."""

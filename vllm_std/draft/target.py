@@ -12,13 +12,13 @@ from vllm_std.patches.spec_decode import requires_raw_input_tokens
 
 
 class Target:
-    """The target's full-attention layers, which drafts mask, and its forward for one token a request.
+    """The target's full-attention layers, which drafts mask, and its forward in a draft step.
 
     names, layers, scales: of these layers in model order; windowed layers are not among them. adapters: LoRA.
     Raises ValueError for a model that no mask applies to.
     """
 
-    def __init__(self, model, vllm_config, max_num_reqs: int, hidden_size: int, device: torch.device):
+    def __init__(self, model, vllm_config, max_num_tokens: int, hidden_size: int, device: torch.device):
         self.model = model
         found = full_layers(vllm_config)
         if not found:
@@ -32,7 +32,7 @@ class Target:
         self.embeds: Tensor | None = None
         if config.supports_multimodal_inputs or config.enable_prompt_embeds:
             # Such a model is compiled for embeddings instead of token ids, for text as well.
-            self.embeds = torch.zeros(max_num_reqs, hidden_size, dtype=config.dtype, device=device)
+            self.embeds = torch.zeros(max_num_tokens, hidden_size, dtype=config.dtype, device=device)
 
     def observe_queries(self, capture: Callable[[int, Tensor, Tensor], None]) -> None:
         """Call capture(layer, query, query_start_loc) before each forward, as `patches.queries.observe_queries`."""

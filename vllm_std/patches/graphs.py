@@ -51,7 +51,7 @@ def planned(config, mixed: bool) -> list[dict[str, Any]]:
     compilation, most = config.compilation_config, config.scheduler_config.max_num_seqs
     sizes = sorted({min(size, most) for size in compilation.cudagraph_capture_sizes})
     limit = min(config.speculative_config.graph_limit, config.scheduler_config.max_num_batched_tokens)
-    graphs = [plain_batch(size) for size in sizes]
+    graphs = [uniform_batch(size, 1) for size in sizes]
     query = 1 + max(lengths)
     if mixed and sizes[-1] == most:  # else a plain step could find none but a graph for longer queries
         for tokens in token_counts(min(limit, most * query)):
@@ -60,7 +60,7 @@ def planned(config, mixed: bool) -> list[dict[str, Any]]:
     for query in (1 + length for length in lengths):
         for requests in request_counts(most):
             if requests * query <= limit:
-                graphs.append({"num_tokens": requests * query, "num_reqs": requests, "uniform_token_count": query})
+                graphs.append(uniform_batch(requests, query))
     return graphs
 
 
@@ -94,20 +94,23 @@ def captures_decoding(mode: CUDAGraphMode) -> bool:
     return mode.decode_mode() == FULL and mode.separate_routine()
 
 
-def thin(manager: CudaGraphManager) -> CudaGraphManager:
-    """The same with fewer batch sizes of draft steps: of those that lie close together one, and the largest."""
+def thin(manager: CudaGraphManager, query_len: int) -> CudaGraphManager:
+    """The same with fewer batch sizes of draft steps: of those that lie close together one, and the largest.
+
+    query_len: tokens of each request in a draft step.
+    """
     given = manager.compilation_config.cudagraph_capture_sizes
     if manager.cudagraph_mode and given:
         sizes = sorted({min(size, manager.max_num_reqs) for size in given})
         wanted = [count for count in (1, 2, *token_counts(sizes[-1])) if count <= sizes[-1]]
         kept = {next(size for size in sizes if size >= count) for count in wanted}
-        choose(manager, [plain_batch(size) for size in sorted(kept)])
+        choose(manager, [uniform_batch(size, query_len) for size in sorted(kept)])
     return manager
 
 
-def plain_batch(requests: int) -> dict[str, Any]:
-    """One token for each request."""
-    return {"num_tokens": requests, "num_reqs": requests, "uniform_token_count": 1}
+def uniform_batch(requests: int, query_len: int) -> dict[str, Any]:
+    """As many tokens of each request."""
+    return {"num_tokens": requests * query_len, "num_reqs": requests, "uniform_token_count": query_len}
 
 
 def choose(manager: CudaGraphManager, graphs: list[dict[str, Any]]) -> None:

@@ -12,13 +12,13 @@ SPECULATOR = Patch(
 )
 
 
-def init_speculator(original, vllm_config, device, *args, **kwargs):
+def init_speculator(original, vllm_config, device, req_states, *args, **kwargs):
     """gpu.spec_decode.init_speculator. Raises ValueError where this vLLM does not fit."""
     fit.require()  # again, because a worker may be on another machine
     from vllm_std.draft.speculator import StdSpeculator
 
     _patch_runner()
-    return StdSpeculator(vllm_config, device)
+    return StdSpeculator(vllm_config, device, req_states.all_token_ids.gpu)
 
 
 def _patch_runner() -> None:

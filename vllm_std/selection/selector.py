@@ -68,7 +68,7 @@ class Selector:
         self.ranking = Ranking(self.mask, layers, reqs, self.options.target_model_config.max_model_len, device)
         self.rounds = np.zeros(reqs, dtype=np.int64)  # by slot, since the prompt was complete
         self.unsummarised = np.zeros(reqs, dtype=np.int64)  # by slot, verified tokens at most that no summary holds
-        width = self.mask.width(self.start_options.num_speculative_tokens)
+        width = self.mask.width(self.start_options.most_lookahead)
         self.tables = torch.zeros(layers, reqs, width, dtype=torch.int32, device=device)
         self.scorer: Scorer | None = None
         if self.policy.needs_summaries and self.summaries is not None:

@@ -1,0 +1,213 @@
+"""Draft passes over several tokens of each request, by loops and by (interpreted) kernels, against plain Python."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from vllm_std.proposals import passes
+from vllm_std.proposals.passes import DraftPasses, Lookup
+from vllm_std.selection import keys
+
+pytestmark = pytest.mark.unit
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+REQS, SLOTS, MAX_LEN, GAMMA, VOCABULARY = 5, 8, 96, 6, 40
+PLACEHOLDER = 39
+
+
+def follows(context: list[int], min_n: int, max_n: int, placeholders=()) -> int | None:
+    """Where the longest n-gram that a context ends with was before, the latest of these: the position after it."""
+    for n in range(min(max_n, len(context) - 1), min_n - 1, -1):
+        for after in range(len(context) - 1, n - 1, -1):
+            if context[after - n : after] == context[-n:] and context[after] not in placeholders:
+                return after
+    return None
+
+
+def proposed(context: list[int], count: int, *lookup) -> list[int]:
+    after = follows(context, *lookup)
+    if after is None:
+        return context[-1:] * count
+    repeated = list(context)
+    for i in range(count):
+        repeated.append(repeated[after + i])
+    return repeated[len(context) :]
+
+
+def sparse_model(context: list[int], seed: int) -> int:
+    """A token that depends on the last two, and seldom on all."""
+    rng = np.random.default_rng([seed, *(context if context[-1] == 1 else context[-2:])])
+    return int(rng.integers(4))
+
+
+class Batch:
+    """Requests at rows of vLLM's request state in any order; one row does not draft."""
+
+    def __init__(self, seed: int, lookup: Lookup, monkeypatch, on_cpu: str):
+        monkeypatch.setattr(keys, "ON_CPU", on_cpu)
+        monkeypatch.setattr(passes, "PART", 16)
+        monkeypatch.setattr(passes, "VOCABULARY_PART", 16)
+        rng = np.random.default_rng(seed)
+        self.seed, self.lookup = seed, lookup
+        self.tokens = torch.from_numpy(rng.integers(4, size=(SLOTS, MAX_LEN))).int()
+        self.tokens[:, 3:9] = PLACEHOLDER
+        self.rows = torch.from_numpy(rng.permutation(SLOTS)[:REQS].copy())
+        self.lens = torch.from_numpy(rng.integers(1, MAX_LEN - 2 * GAMMA, size=REQS))
+        self.lens[0] = 0
+        drafts = torch.from_numpy(rng.integers(4, size=(SLOTS, GAMMA + 1)))
+        self.contexts = [
+            self.tokens[row, :length].tolist() + [int(drafts[i, 0])]
+            for i, (row, length) in enumerate(zip(self.rows.tolist(), self.lens.tolist()))
+        ]
+        self.rows[2] = -1
+        speculator = SimpleNamespace(
+            idx_mapping=torch.full((SLOTS,), -1).to(DEVICE),
+            draft_tokens=drafts.to(DEVICE),
+            input_buffers=SimpleNamespace(
+                input_ids=torch.zeros(64, dtype=torch.int32, device=DEVICE),
+                positions=torch.zeros(64, dtype=torch.int64, device=DEVICE),
+                seq_lens=torch.zeros(SLOTS, dtype=torch.int32, device=DEVICE),
+                query_start_loc=torch.zeros(SLOTS + 1, dtype=torch.int32, device=DEVICE),
+            ),
+        )
+        speculator.idx_mapping[:REQS] = self.rows
+        self.passes = DraftPasses(speculator, self.tokens.to(DEVICE), lookup, GAMMA)
+        self.inputs, self.drafts = speculator.input_buffers, speculator.draft_tokens
+
+    def begin(self, limit: int) -> None:
+        self.passes.begin(self.lens.to(DEVICE), limit)
+        masked = torch.where(self.rows >= 0, self.lens.clamp(max=20) + 1, 1)
+        self.passes.masked_lens[:REQS] = masked.int()
+
+    def run(self) -> None:
+        """One pass, in which the model samples after the tokens that it is given."""
+        self.passes.prepare(REQS)
+        query = self.passes.query_len
+        given = self.inputs.input_ids[: REQS * query].view(REQS, query).tolist()
+        sampled = []
+        for i, tokens in enumerate(given):
+            done = min(int(self.passes.counts[i]), int(self.passes.limit) - 1)
+            before = self.contexts[i] + self.drafts[i, 1 : 1 + done].tolist()
+            sampled += [sparse_model(before[:-1] + tokens[: j + 1], self.seed) for j in range(query)]
+        self.passes.accept(torch.tensor(sampled, device=DEVICE), REQS)
+
+    def samples(self, i: int) -> list[int]:
+        """What request i drafts one by one."""
+        context = list(self.contexts[i])
+        for _ in range(GAMMA):
+            context.append(sparse_model(context, self.seed))
+        return context[len(self.contexts[i]) :]
+
+
+@pytest.fixture(params=["native", "interpret"])
+def batch(request, monkeypatch):
+    return lambda seed, lookup: Batch(seed, lookup, monkeypatch, request.param)
+
+
+LOOKUPS = [Lookup(1, 1, 3, ()), Lookup(3, 1, 3, (PLACEHOLDER,)), Lookup(4, 2, 2, (38, PLACEHOLDER))]
+
+
+@pytest.mark.parametrize("lookup", LOOKUPS, ids=str)
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("limit", [1, 4, GAMMA])
+def test_drafts_are_those_of_passes_over_one_token(batch, lookup, seed, limit):
+    made = batch(seed, lookup)
+    made.begin(limit)
+    before = made.drafts.clone()
+    for _ in range(limit):
+        made.run()
+    for i, row in enumerate(made.rows.tolist()):
+        if row < 0:
+            assert torch.equal(made.drafts[i], before[i]) and made.passes.outcomes[i].sum() == 0
+        else:
+            assert made.drafts[i, 1 : 1 + limit].tolist() == made.samples(i)[:limit]
+            assert made.passes.counts[i] == limit
+
+
+@pytest.mark.parametrize("lookup", LOOKUPS, ids=str)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_pass_is_given_the_last_token_and_what_the_lookup_proposes(batch, lookup, seed):
+    made, query = batch(seed, lookup), 1 + lookup.proposals
+    made.begin(GAMMA - 1)
+    for _ in range(3):
+        counts = made.passes.counts.clone()
+        made.run()
+        starts = made.inputs.query_start_loc.tolist()
+        assert starts == [min(i, REQS) * query for i in range(SLOTS + 1)]
+        for i, row in enumerate(made.rows.tolist()):
+            count = int(counts[i])
+            part = slice(i * query, (i + 1) * query)
+            if row < 0:
+                assert (made.passes.sample_rows[part] == -1).all() and made.inputs.seq_lens[i] == query
+                continue
+            if count < GAMMA - 1:
+                context = made.contexts[i] + made.drafts[i, 1 : 1 + count].tolist()
+                proposals = proposed(context, query - 1, lookup.min_n, lookup.max_n, lookup.placeholders)
+                assert made.inputs.input_ids[part].tolist() == context[-1:] + proposals
+            at = int(made.lens[i]) + min(count, GAMMA - 2)
+            assert made.inputs.positions[part].tolist() == [at + j for j in range(query)]
+            assert made.passes.sample_positions[part].tolist() == [at + j for j in range(query)]
+            wanted = [row if count + j < GAMMA - 1 else -1 for j in range(query)]
+            assert made.passes.sample_rows[part].tolist() == wanted
+            steps = [min(min(count, GAMMA - 2) + j + 1, GAMMA) for j in range(query)]
+            assert made.passes.steps[part].tolist() == steps
+            attended = min(int(made.lens[i]), 20) + 1 + min(count, GAMMA - 2) + query - 1
+            assert made.inputs.seq_lens[i] == attended
+
+
+@pytest.mark.parametrize("lookup", LOOKUPS, ids=str)
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_missing_drafts_are_proposals_drawn_with_certainty(batch, lookup, seed, dtype):
+    made = batch(seed, lookup)
+    logits = torch.randn(SLOTS, GAMMA, VOCABULARY, dtype=dtype, device=DEVICE)
+    before = logits.clone()
+    made.begin(GAMMA - 1)
+    for _ in range(2):
+        made.run()
+    made.passes.fill(REQS, logits)
+    for i, row in enumerate(made.rows.tolist()):
+        count = int(made.passes.counts[i])
+        if row >= 0 and count < GAMMA - 1:
+            context = made.contexts[i] + made.samples(i)[:count]
+            missing = proposed(context, GAMMA - 1 - count, lookup.min_n, lookup.max_n, lookup.placeholders)
+            assert made.drafts[i, 1:GAMMA].tolist() == made.samples(i)[:count] + missing
+            shares = logits[row, count : GAMMA - 1].float().softmax(-1)
+            assert shares.argmax(-1).tolist() == missing and (shares.amax(-1) == 1).all()
+            logits[row, count : GAMMA - 1] = before[row, count : GAMMA - 1]
+    assert torch.equal(logits, before), "all others stay as they were"
+
+
+def test_no_drafts_of_a_finished_request_change(batch):
+    made = batch(0, LOOKUPS[1])
+    made.begin(2)
+    for _ in range(2):
+        made.run()
+    drafts, counts, outcomes = made.drafts.clone(), made.passes.counts.clone(), made.passes.outcomes.clone()
+    made.run()
+    assert torch.equal(made.drafts, drafts) and torch.equal(made.passes.counts, counts)
+    assert torch.equal(made.passes.outcomes, outcomes) and (made.passes.sample_rows[: REQS * 4] == -1).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_outcomes_are_counted(batch, seed):
+    made, lookup = batch(seed, LOOKUPS[1]), LOOKUPS[1]
+    made.begin(GAMMA)
+    expected = torch.zeros(2, 1 + lookup.proposals, dtype=torch.int64)
+    for _ in range(GAMMA):
+        counts = made.passes.counts.tolist()
+        made.run()
+        for i in (i for i, row in enumerate(made.rows.tolist()) if row >= 0 and counts[i] < GAMMA):
+            drafted = made.samples(i)[counts[i] :]
+            context = made.contexts[i] + made.samples(i)[: counts[i]]
+            proposals = proposed(context, lookup.proposals, lookup.min_n, lookup.max_n, lookup.placeholders)
+            true = [proposals[: j + 1] == drafted[: j + 1] for j in range(len(proposals))]
+            for j in range(min(len(proposals), len(drafted))):
+                expected[1, j] += j == 0 or true[j - 1]
+                expected[0, j] += true[j]
+            expected[0, -1] += made.passes.counts[i].item() - counts[i]
+            expected[1, -1] += 1
+    made.passes.count()
+    assert made.passes.totals.tolist() == expected.tolist() and expected[0, -1] == GAMMA * (REQS - 1)
