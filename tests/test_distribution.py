@@ -7,12 +7,13 @@ token is itself uniform (chi-square); and how much more a token is some other sa
 that is in the mean, sums to a normal (one z for each wrong sampler in WRONG).
 """
 
+from itertools import cycle
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
-from helpers import Acceptance, std, token_prompts
+from helpers import Acceptance, speculator_of, std, token_prompts
 from scipy import stats
 from transformers import LlamaForCausalLM
 from vllm import SamplingParams
@@ -192,6 +193,28 @@ def test_tokens_are_distributed_as_plain_vllms(std_sample, plain_sample):
     plain, both = p_value(plain_sample), p_value(std_sample, plain_sample)
     print(f"\n{len(plain_sample.points)} plain tokens: p = {plain:.3f}, against them p = {both:.3f}")
     assert plain > LEVEL and both > LEVEL and not plain_sample.impossible.any()
+
+
+def test_tokens_have_it_with_proposals(engines, models, measure, monkeypatch):
+    """Rounds of as many draft steps as drafts, and of fewer, whose missing drafts are proposals."""
+    llm = engines(models("llama"), std(**STD, proposals=2), max_num_seqs=REQUESTS)
+    state, turns, totals = speculator_of(llm).std, cycle([3, 1, 2]), np.zeros((2, 3), dtype=int)
+    count = state.passes.count
+
+    def counted() -> None:
+        count()
+        totals[:] += state.passes.totals.numpy()
+
+    monkeypatch.setattr(state, "num_steps", lambda length: min(next(turns), length))
+    monkeypatch.setattr(state.passes, "count", counted)
+    with Acceptance(llm) as seen:
+        sample = measure(stream(llm, TOKENS, first_seed=10**6))
+    came_true, drafted = totals[0, :-1], totals[0, -1]
+    print(
+        f"\n{len(sample.points)} tokens: p = {p_value(sample):.3f}; {came_true} of {totals[1, :-1]} proposals came true"
+    )
+    assert not sample.impossible.any() and p_value(sample) > LEVEL
+    assert came_true.all() and 0.1 < seen.rate and drafted < seen.drafted
 
 
 def redraw(sample: Sample, rng, tokens: int, wrong: int = 0, share: float = 0.0) -> Sample:

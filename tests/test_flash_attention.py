@@ -244,6 +244,31 @@ def test_nothing_is_read_that_was_not_written(engines, models, expected):
     llm.reset_prefix_cache()
 
 
+@pytest.mark.parametrize("steps", [None, 1])
+def test_proposals(engines, models, expected, spent, monkeypatch, steps):
+    """Draft steps over several tokens of each request, over a cache full of NaN, eager and from graphs, and in dummy
+    passes; steps: of each round, None for one a draft."""
+    llm = engines(models("llama"), std(proposals=2, prompt_lookup_min=1), **ROOM)
+    speculator, runner = speculator_of(llm), runner_of(llm)
+    monkeypatch.setattr(speculator.std, "num_steps", lambda length: min(steps or length, length))
+
+    def spoil():
+        for layer in speculator.std.target.layers:
+            layer.kv_cache.fill_(torch.nan)
+
+    spoil()
+    eager = decoded(llm)
+    assert eager[0] == expected["llama"] and 0 < eager[2] < eager[1]
+    with graphs(llm):
+        spoil()
+        assert decoded(llm) == eager
+        assert replayed(speculator) > 3
+        for arguments in DUMMIES.values():
+            runner._dummy_run(skip_eplb=True, **arguments)
+        assert decoded(llm) == eager
+    llm.reset_prefix_cache()
+
+
 DUMMIES = {
     "tuning": dict(num_tokens=1024, is_profile=True),
     "compiling": dict(num_tokens=1024),

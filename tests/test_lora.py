@@ -44,9 +44,10 @@ def test_a_batch_of_adapters(engines, models, adapters, expected):
 
 
 @pytest.mark.supports("LoRA, in draft and verify alike")
-def test_draft_steps_have_the_adapter_of_their_request(engines, models, adapters, expected):
+@pytest.mark.parametrize("proposals", [0, 2])
+def test_draft_steps_have_the_adapter_of_their_request(engines, models, adapters, expected, proposals):
     """With a mask that keeps everything, only a wrong adapter could cost a draft."""
-    llm = engines(models("llama"), std(top_k=1024), **LORA)
+    llm = engines(models("llama"), std(top_k=1024, proposals=proposals), **LORA)
     for asked, answered in zip((adapters, None), expected):
         with Acceptance(llm) as seen:
             assert answers(llm, asked) == answered

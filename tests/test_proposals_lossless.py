@@ -1,7 +1,9 @@
 """With proposals greedy tokens are plain vLLM's, and drafts are those of one-token steps."""
 
 import pytest
-from helpers import greedy, speculator_of, std, token_prompts
+import torch
+from helpers import ROOT, SMOLLM2, Acceptance, greedy, speculator_of, std, token_prompts
+from tiny_models import SUPPORTED_VIDEO, noise_video, video_prompt
 
 MIXED = token_prompts([45, 300, 1, 620, 97])
 
@@ -37,3 +39,47 @@ def test_drafts_are_those_of_one_token_steps(engines, plain, models):
 def test_fewer_steps_than_drafts(engines, plain, models, steps):
     expected = plain(models("llama"), MIXED)
     assert decoded(engines(models("llama"), std(num_speculative_tokens=5, proposals=3)), steps)[0] == expected
+
+
+@pytest.mark.parametrize("name", ["ministral", "gemma3_text", "qwen2_5_vl", "llava_onevision"])
+@pytest.mark.engine
+def test_with_windows_and_videos(engines, plain, models, name):
+    """A mask that keeps everything drafts what the target says: a wrong position or length would cost drafts."""
+    prompts = MIXED
+    if name in SUPPORTED_VIDEO:
+        prompts = [video_prompt(name, noise_video(48, seed)) for seed in range(2)] + MIXED[:2]
+    expected = plain(models(name), prompts)
+    llm = engines(models(name), std(num_speculative_tokens=5, top_k=1024, proposals=2))
+    with Acceptance(llm) as seen:
+        assert greedy(llm, prompts) == expected
+    assert seen.rate == 1.0
+
+
+@pytest.mark.engine
+def test_up_to_the_longest_context(engines, plain, models):
+    prompts = token_prompts([100, 120, 95])
+    room = dict(max_model_len=128)
+    expected = plain(models("llama"), prompts, 40, **room)
+    llm = engines(models("llama"), std(num_speculative_tokens=5, proposals=3), **room)
+    assert greedy(llm, prompts, 40) == expected and not speculator_of(llm).std.faults.logged
+
+
+@pytest.mark.engine
+def test_what_comes_true_on_a_real_text(engines, plain):
+    """SmolLM2 repeats names and phrases of the text."""
+    text = (ROOT / "tests/source_text.txt").read_text()
+    prompts = [text[:1800] + "\nThe function above", text[600:2200]]
+    expected = plain(SMOLLM2, prompts, 32)
+    llm = engines(SMOLLM2, std(top_k=256, num_speculative_tokens=5, proposals=3))
+    passes, totals = speculator_of(llm).std.passes, torch.zeros(2, 4, dtype=torch.int64)
+    count = passes.count
+
+    def counted() -> None:
+        count()
+        totals.add_(passes.totals)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(passes, "count", counted)
+        assert greedy(llm, prompts, 32) == expected
+    print(f"\n{totals[0, -1] / totals[1, -1]:.2f} drafts a step, {totals.tolist()}")
+    assert totals[0, -1] > 1.2 * totals[1, -1]

@@ -20,6 +20,7 @@ ENGINES = {
     "a tiny cache, tiny chunks": (std(), dict(max_num_batched_tokens=64, num_gpu_blocks_override=12)),
     "scored once": (std(selection="text"), dict(num_gpu_blocks_override=12)),
     "no prefix cache": (std(refresh=2), dict(enable_prefix_caching=False, num_gpu_blocks_override=12)),
+    "proposals": (std(proposals=2), dict(max_num_batched_tokens=64, num_gpu_blocks_override=12)),
     "async scheduling": (std(), dict(async_scheduling=True, num_gpu_blocks_override=12)),
 }
 EVENTS = (

@@ -59,7 +59,8 @@ class DraftGraphs(DraftSetup):
 
     def _max_masked_len(self) -> int:
         """Most tokens that a draft step attends to in a full layer."""
-        return min(self.std.selector.mask.max_length + self.std.options.most_lookahead, self.max_model_len)
+        options = self.std.options
+        return min(self.std.selector.mask.max_length + options.most_lookahead, self.max_model_len + options.proposals)
 
     def _run_selection(self, num_reqs: int, *_, **__) -> None:
         """Selection, as vLLM captures it."""

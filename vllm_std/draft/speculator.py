@@ -150,6 +150,8 @@ class StdSpeculator(DraftGraphs):
         positions = self.input_buffers.positions[: num_reqs * query_len]
         starts = self.input_buffers.query_start_loc[: num_reqs + 1]
         self.block_tables.compute_slot_mappings(idx_mapping, starts, positions, batch.num_tokens)
+        if self.std.passes is not None:
+            self.std.passes.leave_out(self.block_tables.slot_mappings, num_reqs)
         last = positions[query_len - 1 :: query_len]
         self.std.buffers.update_true_lens(idx_mapping, last, self.input_buffers.seq_lens[:num_reqs])
         self._update_draft_decode_metadata(metadata, num_reqs)

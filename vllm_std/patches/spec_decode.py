@@ -6,6 +6,7 @@ The names are those of vLLM's `v1/worker/gpu/spec_decode` and of what it imports
 from vllm.config.compilation import CUDAGraphMode
 from vllm.forward_context import BatchDescriptor, set_forward_context
 from vllm.model_executor.models.interfaces import requires_raw_input_tokens
+from vllm.v1.attention.backends.utils import PAD_SLOT_ID
 from vllm.v1.worker.gpu.attn_utils import build_slot_mappings_by_layer
 from vllm.v1.worker.gpu.dp_utils import dispatch_cg_and_sync_dp
 from vllm.v1.worker.gpu.model_runner import GPUModelRunner
@@ -21,6 +22,7 @@ __all__ = [
     "BatchDescriptor",
     "CUDAGraphMode",
     "GPUModelRunner",
+    "PAD_SLOT_ID",
     "SpeculatorCudaGraphManager",
     "TargetDependentARSpeculator",
     "build_slot_mappings_by_layer",

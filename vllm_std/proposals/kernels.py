@@ -94,7 +94,7 @@ def prepare_pass(
     tl.store(steps + to, tl.minimum(done + i + 1, gamma), mask=inside)
     masked = tl.load(masked_lens + row)
     length = tl.where(slot >= 0, masked + done + QUERY_LEN - 1, tl.minimum(masked, 1) * QUERY_LEN)
-    tl.store(seq_lens + row, tl.minimum(length, max_model_len).to(tl.int32))
+    tl.store(seq_lens + row, length.to(tl.int32))
 
 
 @triton.jit

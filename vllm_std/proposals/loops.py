@@ -59,8 +59,8 @@ def prepare_pass(
             sample_rows[to] = slot if samples and done + i < wanted else -1
             sample_positions[to] = last + i
             steps[to] = min(done + i + 1, gamma)
-        length = masked_lens[row] + done + query_len - 1 if slot >= 0 else min(masked_lens[row], 1) * query_len
-        seq_lens[row] = min(length, max_model_len)
+        masked = masked_lens[row]
+        seq_lens[row] = masked + done + query_len - 1 if slot >= 0 else min(masked, 1) * query_len
 
 
 @compiled

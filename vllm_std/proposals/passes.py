@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vllm_std.config import StdConfig
 from vllm_std.mask import cdiv
+from vllm_std.patches.spec_decode import PAD_SLOT_ID
 from vllm_std.proposals import kernels, loops
 from vllm_std.selection.keys import by_kernel
 
@@ -91,6 +92,11 @@ class DraftPasses:
             self.max_model_len, self.gamma, QUERY_LEN=self.query_len, PADDED=triton.next_power_of_2(self.query_len),
             PADDED_PARTS=triton.next_power_of_2(self.found.shape[1]),
         )  # fmt: skip
+
+    def leave_out(self, slot_mappings: Tensor, num_reqs: int) -> None:
+        """Have tokens past the longest context write no K/V; slot_mappings: [groups, max_num_tokens]."""
+        tokens = num_reqs * self.query_len
+        slot_mappings[:, :tokens].masked_fill_(self.sample_positions[:tokens] >= self.max_model_len, PAD_SLOT_ID)
 
     def accept(self, sampled: Tensor, num_reqs: int) -> None:
         """Take in a pass; sampled: [num_reqs * query_len] int64, one token for each of the pass."""
