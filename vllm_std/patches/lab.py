@@ -3,6 +3,7 @@
 render    LLM._preprocess_chat and _preprocess_cmpl, so that a prompt (its video too) is processed once for all cells
 generate  LLM._render_and_run_requests, which takes what was rendered; one_by_one: LLM.llm_engine and request_counter
 switch    Selector.change, the speculator's CUDA graphs and the scheduler's fixed draft length, while no request runs
+draft_steps  DraftPasses.count: what the proposals of each request came to
 passes    StdSpeculator.observe_verification: what the sampler kept of each request, before vLLM trims it to max_tokens
 window    KVCacheCoordinator.find_longest_cache_hit: a prompt found in the prefix cache still computes its last tokens,
           so selection sees the same observation queries in every cell, and vLLM pads no first pass with empty drafts
@@ -80,6 +81,7 @@ class Bench:
         self.scheduler, self.rows, self.speculator = core.scheduler, runner.req_states, runner.speculator
         self.max_gamma = self.scheduler.num_spec_tokens
         self.seen: list[tuple[dict[int, str], torch.Tensor]] = []
+        self.outcomes: list[tuple[dict[int, str], torch.Tensor, torch.Tensor]] = []  # of each round with proposals
 
     def switch(self, gamma: int, policy: Policy, **options) -> None:
         """Draft `gamma` tokens a round, and select by another policy and other options of std.
@@ -101,6 +103,26 @@ class Bench:
                 passes[ids[row].split("-")[0]].append((sampled, rejected))  # vLLM adds a random suffix
         self.seen.clear()
         return passes
+
+    def draft_steps(self) -> dict[str, dict[str, Any]]:
+        """{request id: its draft steps, the drafts that they sampled, and the proposals by number that came true and
+        that were compared}, since the last call; empty without proposals."""
+        total: dict[str, torch.Tensor] = {}
+        for ids, rows, outcomes in self.outcomes:
+            for row, counts in zip(rows.tolist(), outcomes):
+                if row >= 0:
+                    name = ids[row].split("-")[0]
+                    total[name] = total.get(name, 0) + counts
+        self.outcomes.clear()
+        return {
+            name: {
+                "draft_steps": int(counts[1, -1]),
+                "step_drafts": int(counts[0, -1]),
+                "came_true": counts[0, :-1].tolist(),
+                "compared": counts[1, :-1].tolist(),
+            }
+            for name, counts in total.items()
+        }
 
     def facts(self) -> dict[str, Any]:
         """What the engine resolved by itself: dtype, tokens of a KV block, device."""
@@ -131,10 +153,23 @@ def attach(llm) -> Iterator[Bench]:
         bench.seen.append((dict(bench.rows.index_to_req_id), counts))
         return observe(idx_mapping, num_sampled, num_rejected)
 
+    proposals = bench.speculator.std.passes
+    count = proposals.count if proposals is not None else None
+
+    def count_outcomes():
+        bench.outcomes.append(
+            (dict(bench.rows.index_to_req_id), proposals.rows.clone(), proposals.outcomes.clone().cpu())
+        )
+        return count()
+
+    if proposals is not None:
+        proposals.count = count_outcomes
     coordinator.find_longest_cache_hit = find_longest_cache_hit
     bench.speculator.observe_verification = observe_verification
     try:
         yield bench
     finally:
+        if proposals is not None:
+            del proposals.count
         del coordinator.find_longest_cache_hit, bench.speculator.observe_verification
         bench.scheduler.gamma = bench.scheduler.num_spec_tokens = bench.max_gamma

@@ -49,6 +49,7 @@ def acceptance(
     temperature: Annotated[str, typer.Option(help="sampling temperatures; 0 is greedy")] = "0",
     sink: Annotated[int, typer.Option(min=0, help="tokens always kept at the start of the context")] = 16,
     recent: Annotated[int, typer.Option(min=0, help="tokens always kept at its end")] = 64,
+    proposals: Annotated[int, typer.Option(min=0, help="tokens proposed by n-gram lookup for each draft step")] = 0,
     tokens: Annotated[int, typer.Option(min=2, help="most tokens of an answer")] = 128,
     batch: Annotated[int, typer.Option(min=1, help="prompts that decode together")] = 8,
     limit: Annotated[int | None, typer.Option(min=1, help="ask only the first so many prompts")] = None,
@@ -68,7 +69,8 @@ def acceptance(
     from vllm_std.tools.acceptance.measure import Options, measure
 
     options = Options(policy, k, gamma, refresh, temperature, prompts, videos, against)
-    asks = {"tokens": tokens, "batch": batch, "limit": limit, "seed": seed, "sink": sink, "recent": recent}
+    asks = {"tokens": tokens, "batch": batch, "limit": limit, "seed": seed}
+    asks |= {"sink": sink, "recent": recent, "proposals": proposals}
     try:
         require_matplotlib()
         records = measure(model, options, json_object(engine), out, **asks)

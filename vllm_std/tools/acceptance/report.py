@@ -39,11 +39,18 @@ def _measured_columns(cells: list[dict]) -> dict[str, Column]:
         "tokens a pass": lambda cell: f"{cell['mean_acceptance_length']:.2f}" if cell["rounds"] else "-",
     }
     columns |= {task: lambda cell, task=task: share_text(cell["tasks"].get(task, {}), "acceptance") for task in tasks}
+    if any("drafts_a_step" in cell for cell in cells):
+        columns["drafts a step"] = lambda cell: share_text(cell, "drafts_a_step")
+        columns |= {f"{task}, drafts a step": _drafts_a_step(task) for task in tasks}
     if any(cell["right"] is not None for cell in cells):
         columns["right"] = lambda cell: share_text(cell, "right")
     columns["prompts"] = lambda cell: str(cell["prompts"])
     columns["rounds"] = lambda cell: f"{cell['rounds']:,}"
     return columns
+
+
+def _drafts_a_step(task: str) -> Column:
+    return lambda cell: share_text(cell["tasks"].get(task, {}), "drafts_a_step")
 
 
 def _comparison_column(cells: list[dict]) -> dict[str, Column]:

@@ -51,6 +51,7 @@ def _speculative(settings: LabSettings) -> dict[str, Any]:
     return {
         "method": "std", "adaptive": False, **largest.options, "selection": "verify", "refresh": 1,
         "sink": settings.sink, "recent": settings.recent, "num_speculative_tokens": settings.max_gamma,
+        "proposals": settings.proposals,
         # At temperature 0 greedy drafts are what probabilistic ones are, without the memory of their logits.
         "draft_sample_method": "probabilistic" if sampled else "greedy",
     }  # fmt: skip
@@ -104,12 +105,13 @@ def _answers(
     begun = time.perf_counter()
     outputs = lab.generate(bench.llm, [inputs[prompt.id] for prompt in prompts], params)
     seconds = time.perf_counter() - begun
-    passes = bench.passes()
+    passes, steps = bench.passes(), bench.draft_steps()
     return [
         {
             "prompt": prompt.id, "task": prompt.task, **vars(cell), "seed": seed,
             "context": len(output.prompt_token_ids), "cached": output.num_cached_tokens,
             **_answer(prompt, output.outputs[0], passes[output.request_id], cell.gamma),
+            **steps.get(output.request_id, {}),
             "batch": len(prompts), "batch_seconds": round(seconds, 3),
         }
         for prompt, seed, output in zip(prompts, seeds, outputs)

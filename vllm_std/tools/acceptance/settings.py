@@ -12,7 +12,8 @@ from vllm_std.tools.acceptance.grid import Cell
 class LabSettings:
     """tokens: most of an answer; batch: prompts that decode together; limit: prompts to ask, the first ones of all.
 
-    sink, recent: tokens that the mask always holds; engine: arguments as `vllm.EngineArgs` names them.
+    sink, recent: tokens that the mask always holds; proposals: tokens proposed for each draft step; engine:
+    arguments as `vllm.EngineArgs` names them.
     """
 
     model: str
@@ -23,6 +24,7 @@ class LabSettings:
     seed: int
     sink: int
     recent: int
+    proposals: int
     engine: dict[str, Any]
 
     @property
@@ -38,6 +40,7 @@ class LabSettings:
             "engine": self.engine,
             "sink": self.sink,
             "recent": self.recent,
+            "proposals": self.proposals,
             "max_gamma": self.max_gamma,
             "tokens": self.tokens,
             "seed": self.seed,

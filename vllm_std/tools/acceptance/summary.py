@@ -41,10 +41,14 @@ def _cell(cell: Cell, rows: list[dict]) -> dict:
         **vars(cell), "prompts": len(rows), "rounds": rounds,
         "drafted": int(drafted.sum()), "accepted": int(accepted.sum()), **_acceptance(rows),
         "mean_acceptance_length": round(1 + int(accepted.sum()) / rounds, 4) if rounds else None,
+        **_steps(rows),
         "acceptance_by_position": (accepted / drafted.clip(1)).round(4).tolist(),
         "positions": _positions(rows),
         "right": sum(judged) / len(judged) if judged else None,
-        "tasks": {task: {"prompts": len(those), **_acceptance(those)} for task, those in sorted(tasks.items())},
+        "tasks": {
+            task: {"prompts": len(those), **_acceptance(those), **_steps(those)}
+            for task, those in sorted(tasks.items())
+        },
     }  # fmt: skip
 
 
@@ -68,6 +72,19 @@ def _acceptance(rows: list[dict]) -> dict:
     counts = np.array([(row["drafted"], row["accepted"]) for row in rows if row["drafted"]])
     share, interval = ratio(*counts.T) if len(counts) else (None, None)
     return {"acceptance": share, "interval": interval}
+
+
+def _steps(rows: list[dict]) -> dict:
+    """Drafts a draft step, and by number the share of proposals that came true where those before did; empty without
+    proposals."""
+    counted = [row for row in rows if row.get("draft_steps")]
+    if not counted:
+        return {}
+    steps, drafts = (np.array([row[name] for row in counted]) for name in ("draft_steps", "step_drafts"))
+    mean, interval = ratio(steps, drafts)
+    true, compared = (np.sum([row[name] for row in counted], 0) for name in ("came_true", "compared"))
+    shares = (true / compared.clip(1)).round(4).tolist()
+    return {"drafts_a_step": mean, "drafts_a_step_interval": interval, "proposals_true": shares}
 
 
 def _against(cell: Cell, cells: dict[Cell, dict], policy: str | None) -> dict:
