@@ -1,8 +1,8 @@
 """Chooses the draft length of each step, so that std is hardly ever slower than plain decoding.
 
 The controller has three modes. OFF: steps decode plainly. EXPLORE: a few rounds of short drafts show what is accepted;
-after an exploration that lost time the next one waits until that loss is a small share of the time that passed. ON:
-steps draft with the length that is expected to gain most. Drafting begins at a larger gain than it ends at.
+an exploration that lost time is paid from the exploration budget. ON: steps draft with the length that is expected to
+gain most. Drafting begins at a larger gain than it ends at (hysteresis).
 """
 
 from collections.abc import Collection, Sequence
@@ -13,24 +13,18 @@ import numpy as np
 
 from vllm_std.control.cost_model import CostModel, region
 from vllm_std.control.estimator import AcceptanceEstimator
+from vllm_std.control.exploration import Exploration
+from vllm_std.control.forecast import Forecast, forecast
 
 # A gain is the log of the expected speed over that of plain decoding.
 BEGIN_GAIN = 0.03  # gain at which drafting begins
 END_GAIN = 0.005  # gain below which drafting ends
-CHANGE_GAIN = 0.01  # gain of one draft length over another that makes a change worth it
 UNMEASURED_GAIN = 0.1  # gain that drafting needs where no plain step of such a batch was measured
 GIVE_UP_GAIN = -0.1  # gain below which an exploration ends early
-WORTH_EXPLORING = 0.15  # gain if all drafts were accepted that makes an exploration worth its cost
-MORE_PROMISING = 0.2  # by how much that gain must exceed the last exploration's for the next one not to wait
-FIRST_OUTCOMES = 4  # outcomes after which an exploration tries longer drafts
-ENOUGH_OUTCOMES = 16  # outcomes after which acceptance is taken to be known
-MAX_LOSS = 3.0  # loss at which an exploration ends, in rounds of which nothing is accepted
-FIRST_BUDGET = 0.0  # exploration budget at first, in plain steps
-MAX_BUDGET = 4.0  # most that it grows to, in plain steps
-MAX_ROUNDS = 32  # rounds after which an exploration ends that shows no gain
-SHARE = 0.004  # of the time that passes, which the exploration budget earns
+PROMISING_GAIN = 0.15  # gain that an exploration needs, if all drafts were accepted
+ENOUGH_OUTCOMES = 16  # verified rounds of requests after which acceptance is taken to be known
 MIN_REST = 128  # plain steps from one exploration to the next, at least
-REFRESH = 4, 16  # steps of the same requests that one decision serves, while drafting and not
+REFRESH = 16  # steps of the same requests that one decision serves
 
 
 class Mode(Enum):
@@ -43,7 +37,7 @@ class Mode(Enum):
 class Choice:
     """What the next step does.
 
-    length: tokens to draft for each request, one of the controller's lengths.
+    length: tokens to draft for each request that has not opted out, one of the controller's lengths.
     reason: "on"; "explore", an exploration, or plain steps whose time is to be measured; or why it does not draft:
         "cost", no acceptance could pay enough at this batch and context; "acceptance", too few drafts are accepted, or
         an exploration has to wait; "idle", there is nobody to draft for.
@@ -53,18 +47,6 @@ class Choice:
     length: int
     reason: str
     speedup: float = 1.0
-
-
-@dataclass(frozen=True)
-class Forecast:
-    """By draft length: seconds of a step; gain; most, the gain if all drafts were accepted; speedup, in tokens/s."""
-
-    seconds: np.ndarray
-    gain: np.ndarray
-    pace: np.ndarray
-    most: np.ndarray
-    speedup: np.ndarray
-    needed: float  # gain at which drafting begins here
 
 
 class Controller:
@@ -77,136 +59,113 @@ class Controller:
         self.costs = costs
         self.lengths = np.array(lengths)
         self.estimator = AcceptanceEstimator(capacity, lengths[-1])
+        self.exploration = Exploration()
         self.mode = Mode.OFF
         self.place = 0  # of the chosen length among `lengths`
         self.steps = 0  # since the mode changed
         self.outcomes = 0  # since the mode changed
-        self.budget = 0.0  # seconds that explorations may lose
-        self.least_budget = 0.0  # seconds at which this exploration ends
-        self.earned = 0.0  # seconds that the budget earns by a step as chosen, before anything is accepted
         self.rest = 0  # plain steps before the next exploration
-        self.explored = 0.0  # gain that the last exploration could have shown
-        self.token = 0.0  # seconds of plain decoding that an accepted draft saves
-        self.decided_for: tuple | None = None
         self.choice = Choice(0, "idle")
+        self.chosen_for: tuple | None = None  # requests to draft for, number of requests, region
+        self.seconds = 0.0  # that a step as chosen takes
+        self.loss = 0.0  # seconds that a step as chosen is expected to lose
 
     def observe(self, request: str, drafted: int, accepted: int) -> None:
         """A request's drafts were verified, at least one; a rejected one ends the accepted prefix."""
         self.estimator.observe(request, drafted, accepted)
 
     def measured(self, length: int, batch: int, kv: int, seconds: float, mixed: bool = False) -> None:
-        """A step took so long that only decoded, verified `length` drafts of each request and drafted as many."""
+        """A step took so long that only decoded, verified `length` drafts of each request and drafted as many; mixed:
+        some of its requests opted out."""
         self.costs.correct(length, batch, kv, seconds, mixed)
 
     def forget(self, request: str) -> None:
         """The request has finished."""
-        self._count()
+        self.outcomes += self.estimator.count()
         self.estimator.forget(request)
 
     def acceptance(self) -> list[float]:
         """Share of drafts accepted after their predecessors were, by position; of all requests, lately."""
-        self._count()
+        self.outcomes += self.estimator.count()
         return self.estimator.acceptance()
 
     def choose(self, requests: Sequence[str], kv: int, opted_out: Collection[str] = ()) -> Choice:
         """requests: that decode next; kv: their cached tokens in all; opted_out: requests not to draft for."""
-        self._count()
+        self.outcomes += self.estimator.count()
         drafting = [request for request in requests if request not in opted_out] if opted_out else list(requests)
         if not drafting:
             return Choice(0, "idle")
         self.steps += 1
-        decide_for = drafting, len(requests), region(len(requests), kv)
-        refresh = REFRESH[self.mode is Mode.OFF]
-        if self.choice.reason == "explore" or decide_for != self.decided_for or self.steps % refresh == 0:
-            forecast = self._forecast(drafting, len(requests), kv)
-            self.decided_for = decide_for
-            reason = self._decide(forecast)
-            speedup = float(forecast.speedup[self.place]) if self.place else 1.0
-            self.choice = Choice(int(self.lengths[self.place]), reason, speedup)
-            taken, plain = float(forecast.seconds[self.place]), float(forecast.seconds[0])
-            pace = float(forecast.pace[self.place]) if self.mode is Mode.ON or self.outcomes else 1.0
-            self.earned = SHARE * taken - (taken - plain * pace)
-            self.budget = min(self.budget, MAX_BUDGET * plain)
-        self.budget += self.earned
+        choose_for = drafting, len(requests), region(len(requests), kv)
+        # While it explores, each outcome counts.
+        if self.choice.reason == "explore" or choose_for != self.chosen_for or self.steps % REFRESH == 0:
+            self.chosen_for = choose_for
+            self._choose(forecast(self.costs, self.estimator, self.lengths, drafting, len(requests), kv))
+        self.exploration.pay(self.seconds, self.loss)
         return self.choice
 
-    def _count(self) -> None:
-        outcomes, accepted = self.estimator.count()
-        self.outcomes += outcomes
-
-    def _forecast(self, drafting: Sequence[str], batch: int, kv: int) -> Forecast:
-        tokens = self.estimator.tokens(drafting)[:, self.lengths]
-        others = batch - len(drafting)
-        seconds = self.costs.predict(self.lengths, batch, kv, mixed=others > 0)
-        price = seconds / seconds[0]
-        if self.decided_for is None:
-            self.budget = FIRST_BUDGET * float(seconds[0])
-        # Harmonic: the mean time that a request waits for a token. Those whose drafts fail are not slowed for the others.
-        pace = batch / ((1 / tokens).sum(axis=0) + others)
-        most = batch / (len(drafting) / (1 + self.lengths) + others)
-        needed = BEGIN_GAIN if self.costs.has_measured("plain", batch, kv) else UNMEASURED_GAIN
-        self.token = float(seconds[0]) / batch
-        speedup = (tokens.sum(axis=0) + others) / batch / price
-        return Forecast(seconds, np.log(pace / price), pace, np.log(most / price), speedup, needed)
+    def _choose(self, forecast: Forecast) -> None:
+        self.exploration.cap(float(forecast.seconds[0]))
+        reason = self._decide(forecast)
+        place = self.place
+        self.choice = Choice(int(self.lengths[place]), reason, float(forecast.speedup[place]) if place else 1.0)
+        self.seconds = float(forecast.seconds[place])
+        # Before an exploration has outcomes, nothing is counted on.
+        informed = self.mode is Mode.ON or self.outcomes > 0
+        self.loss = forecast.loss(place, float(forecast.tokens[place]) if informed else 1.0)
 
     def _decide(self, forecast: Forecast) -> str:
-        """Set mode and length. Returns the reason."""
-        best = 1 + int(forecast.gain[1:].argmax())
+        """Set the mode and the draft length. Returns the reason."""
         if self.mode is Mode.OFF:
-            return self._while_off(forecast, best)
+            return self._decide_off(forecast)
         if self.mode is Mode.EXPLORE:
-            return self._while_exploring(forecast, best)
-        gain = forecast.gain[best]
-        if gain < END_GAIN:
-            return self._stop(MIN_REST)
-        if forecast.needed > BEGIN_GAIN and gain < forecast.needed:
-            self._stop(0)
+            return self._decide_exploring(forecast)
+        return self._decide_on(forecast)
+
+    def _decide_off(self, forecast: Forecast) -> str:
+        gain = forecast.gain[forecast.best]
+        if self.estimator.outcomes >= ENOUGH_OUTCOMES and gain > _needed(forecast):
+            return self._enter(Mode.ON, forecast.best, "on")
+        if gain < BEGIN_GAIN and forecast.highest_gain.max() < PROMISING_GAIN:
+            return "cost"
+        if self.steps < self.rest or not self.exploration.affordable(forecast):
+            return "acceptance"
+        if BEGIN_GAIN < gain < _needed(forecast):  # plain steps are to be measured first
             return "explore"
-        if gain > forecast.gain[self.place] + CHANGE_GAIN:
-            self.place = best
+        self.estimator.fade()
+        self.exploration.begin(forecast)
+        return self._enter(Mode.EXPLORE, forecast.shortest, "explore")
+
+    def _decide_exploring(self, forecast: Forecast) -> str:
+        gain = forecast.gain[forecast.best]
+        known = self.outcomes >= ENOUGH_OUTCOMES
+        if known and gain > BEGIN_GAIN:
+            return self._enter(Mode.ON, forecast.best, "on")
+        if self.exploration.used_up or known and gain < GIVE_UP_GAIN:
+            return self._stop(MIN_REST, "acceptance")
+        return "explore"
+
+    def _decide_on(self, forecast: Forecast) -> str:
+        gain = forecast.gain[forecast.best]
+        if gain < END_GAIN:
+            return self._stop(MIN_REST, "acceptance")
+        if not forecast.plain_measured and gain < UNMEASURED_GAIN:  # plain steps are to be measured first
+            return self._stop(0, "explore")
+        self.place = forecast.best
         return "on"
 
-    def _while_off(self, forecast: Forecast, best: int) -> str:
-        gain = forecast.gain[best]
-        most = float(forecast.most.max())
-        known = self.estimator.outcomes >= ENOUGH_OUTCOMES
-        if known and gain > forecast.needed:
-            self._enter(Mode.ON, best)
-            return "on"
-        if gain < BEGIN_GAIN and most < WORTH_EXPLORING:
-            return "cost"
-        first = 1 + int((forecast.gain[1:] > 0).argmax())  # the shortest that should not lose
-        cost = MAX_LOSS * float(forecast.seconds[first] - forecast.seconds[0])
-        affordable = self.budget >= cost or most > self.explored + MORE_PROMISING
-        if not affordable or self.steps < self.rest:
-            return "acceptance"
-        if BEGIN_GAIN < gain < forecast.needed:  # plain steps are to be measured first
-            return "explore"
-        self._enter(Mode.EXPLORE, first)
-        self.estimator.fade()
-        self.explored = most
-        self.least_budget = self.budget - cost
-        return "explore"
-
-    def _while_exploring(self, forecast: Forecast, best: int) -> str:
-        gain = forecast.gain[best]
-        if self.outcomes >= FIRST_OUTCOMES and gain > BEGIN_GAIN:
-            self.place = best
-            if self.outcomes >= ENOUGH_OUTCOMES:
-                self._enter(Mode.ON, best)
-                return "on"
-        hopeless = self.outcomes >= ENOUGH_OUTCOMES and gain < GIVE_UP_GAIN
-        if hopeless or self.budget < self.least_budget or self.steps > MAX_ROUNDS:
-            return self._stop(MIN_REST)
-        return "explore"
-
-    def _stop(self, rest: int) -> str:
+    def _stop(self, rest: int, reason: str) -> str:
         self.rest = rest
-        self._enter(Mode.OFF, 0)
-        return "acceptance"
+        return self._enter(Mode.OFF, 0, reason)
 
-    def _enter(self, mode: Mode, place: int) -> None:
+    def _enter(self, mode: Mode, place: int, reason: str) -> str:
         self.mode = mode
         self.place = place
         self.steps = 0
         self.outcomes = 0
+        return reason
+
+
+def _needed(forecast: Forecast) -> float:
+    """Gain at which drafting begins."""
+    return BEGIN_GAIN if forecast.plain_measured else UNMEASURED_GAIN

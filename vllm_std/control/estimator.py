@@ -10,14 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 
 PRIOR_RATE = 0.7  # acceptance before any outcome
-PRIOR_OUTCOMES = 8.0  # outcomes that the prior counts as
+PRIOR_OUTCOMES = 3.0  # outcomes that what is assumed counts as: the prior, the faded past, the average for a request
 UNREACHED_RATE = 0.8  # least acceptance assumed at a position that no draft has reached, so that longer ones are tried
-SERVER_DECAY = 0.99  # of the average's counts, by step with outcomes
-REQUEST_DECAY = 0.99  # of a request's counts, by outcome
-SHARED = 4.0  # outcomes that the server's average counts as in the estimate of a request
-LEAST_REJECTED = 0.1  # rejected share that a prior of a request assumes at least, where the server has fewer
-FADED_OUTCOMES = 3.0  # outcomes that the past counts as, at most, after `fade`
-MAX_RATE = 0.999  # so that no request is expected to accept for ever
+DECAY = 0.99  # of a request's counts, by outcome; of the average's counts, by step with outcomes
 MAX_WAITING = 4096  # outcomes that wait to be counted
 
 
@@ -59,27 +54,27 @@ class AcceptanceEstimator:
         if row is not None:
             self.free.append(row)
 
-    def count(self) -> tuple[int, int]:
-        """Count the outcomes that wait. Returns their number, and the drafts accepted in all."""
+    def count(self) -> int:
+        """Count the outcomes that wait. Returns their number."""
         if not self.waiting:
-            return 0, 0
+            return 0
         rows, drafted, accepted = np.array(self.waiting).T
         self.waiting.clear()
         position = np.arange(len(self.average))
         was_accepted = position < accepted[:, None]
         was_verified = position < np.minimum(accepted + 1, drafted)[:, None]
-        self.requests *= REQUEST_DECAY ** np.bincount(rows % self.requests.shape[1], minlength=self.requests.shape[1])
+        self.requests *= DECAY ** np.bincount(rows % self.requests.shape[1], minlength=self.requests.shape[1])
         np.add.at(self.requests[0], rows, accepted < drafted)
         np.add.at(self.requests[1], rows, was_verified @ (1 - self.average))
         self.requests[:, -1] = 0
-        self.server = SERVER_DECAY * self.server + np.stack([was_accepted.sum(axis=0), was_verified.sum(axis=0)])
+        self.server = DECAY * self.server + np.stack([was_accepted.sum(axis=0), was_verified.sum(axis=0)])
         self.average = self._rates()
         self.outcomes += len(rows)
-        return len(rows), int(accepted.sum())
+        return len(rows)
 
     def fade(self) -> None:
         """Let what comes next say more than the past, because nothing was drafted for a time."""
-        self.server *= np.minimum(1, FADED_OUTCOMES / self.server[1].clip(min=FADED_OUTCOMES))
+        self.server *= np.minimum(1, PRIOR_OUTCOMES / self.server[1].clip(min=PRIOR_OUTCOMES))
         self.average = self._rates()
 
     def acceptance(self) -> list[float]:
@@ -98,9 +93,9 @@ class AcceptanceEstimator:
     def tokens(self, requests: Sequence[str]) -> np.ndarray:
         """[requests, longest + 1] expected tokens of a round, by draft length from 0 up."""
         rejected, expected = self.requests[:, self.rows_of(requests)]
-        prior = SHARED * max(1 - self.average[0], LEAST_REJECTED)
+        prior = PRIOR_OUTCOMES * (1 - self.average[0])
         times = (rejected + prior) / (expected + prior)
-        rates = (1 - times[:, None] * (1 - self.average)).clip(0, MAX_RATE)
+        rates = (1 - times[:, None] * (1 - self.average)).clip(min=0)
         tokens = np.ones((len(requests), len(self.average) + 1))
         np.cumprod(rates, axis=1, out=tokens[:, 1:])
         return np.cumsum(tokens, axis=1)
