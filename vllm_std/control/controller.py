@@ -23,6 +23,7 @@ UNMEASURED_GAIN = 0.1  # gain that drafting needs where no plain step of such a 
 GIVE_UP_GAIN = -0.1  # gain below which an exploration ends early
 PROMISING_GAIN = 0.15  # gain that an exploration needs, if all drafts were accepted
 ENOUGH_OUTCOMES = 16  # verified rounds of requests after which acceptance is taken to be known
+MAX_ROUNDS = 24  # rounds after which an exploration ends that has shown no gain
 MIN_REST = 128  # plain steps from one exploration to the next, at least
 REFRESH = 16  # steps of the same requests that one decision serves
 
@@ -141,7 +142,8 @@ class Controller:
         known = self.outcomes >= ENOUGH_OUTCOMES
         if known and gain > BEGIN_GAIN:
             return self._enter(Mode.ON, forecast.best, "on")
-        if self.exploration.used_up or known and gain < GIVE_UP_GAIN:
+        hopeless = known and gain < GIVE_UP_GAIN or self.steps >= MAX_ROUNDS
+        if hopeless or self.exploration.used_up:
             return self._stop(MIN_REST, "acceptance")
         return "explore"
 
