@@ -22,7 +22,16 @@ sys.path.insert(0, str(ROOT / "scripts/bench"))
 
 from simulate import LENGTHS, TRACES, Trace, adaptive, fixed, make, server, together  # noqa: E402
 
-from vllm_std.control import AcceptanceEstimator, Choice, Controller, CostModel, Point  # noqa: E402
+from vllm_std.control import (  # noqa: E402
+    AcceptanceEstimator,
+    Choice,
+    Controller,
+    CostModel,
+    FixedLength,
+    Point,
+    cost_file,
+    fit,
+)
 
 pytestmark = pytest.mark.unit
 
@@ -207,6 +216,15 @@ def test_a_batch_is_drafted_for_although_one_opted_out_and_not_if_all_did():
     assert controller.choose(requests, 32 * K32, requests) == Choice(0, "idle")
 
 
+def test_a_fixed_length_is_drafted_unless_nobody_wants_drafts():
+    fixed = FixedLength(3)
+    assert fixed.choose(["a", "b"], 0, {"a"}) == Choice(3, "fixed")
+    assert fixed.choose([], 0) == fixed.choose(["a"], 0, {"a"}) == Choice(0, "idle")
+    for _ in range(100):
+        fixed.observe("b", 3, 2)
+    assert fixed.acceptance() == pytest.approx([1, 1, 0], abs=0.05)
+
+
 def test_what_a_batch_takes_where_some_opted_out_is_measured_by_itself():
     """It is not uniform, for which many backends have no full CUDA graph."""
     costs, table = server(), server()
@@ -386,7 +404,7 @@ def test_the_table_is_what_was_measured():
     true = CostModel([1, 8, 32], [6.0, 6.1, 6.2], [1, 8, 32], [6.2, 6.3, 7.0], [0.1, 0.2, 0.5], 17e-6, 15e-7, "true")
     loads = [(1, 2000), (8, 2000), (32, 2000), (32, 30000), (1, 30000)]
     points = [Point(b, b * c, length, true.tabulated(length, b, b * c)) for b, c in loads for length in (0, 1, 5)]
-    fitted = CostModel.fit(points, "fitted")
+    fitted = fit(points, "fitted")
     for p in points:
         assert fitted.predict([p.length], p.batch, p.kv) == pytest.approx([p.seconds], rel=1e-6)
     assert fitted.predict([3], 16, 200_000) == pytest.approx([true.tabulated(3, 16, 200_000)], rel=0.05)
@@ -398,9 +416,9 @@ def test_the_table_follows_what_steps_take_and_is_kept(tmp_path):
         costs.correct(2, 4, 1000, 0.02)
     costs.correct(2, 4, 1000, 60.0)  # a stall
     assert costs.predict([2], 4, 1000) == pytest.approx([0.02], rel=0.05)
-    costs.save(tmp_path / "folder" / "costs.json")
-    assert CostModel.load(tmp_path / "folder" / "costs.json") == costs
-    assert CostModel.load(tmp_path / "nothing.json") is None
+    cost_file.save(costs, tmp_path / "folder" / "costs.json")
+    assert cost_file.load(tmp_path / "folder" / "costs.json") == costs
+    assert cost_file.load(tmp_path / "nothing.json") is None
 
 
 TABLE = asdict(CostModel([1, 2], [0.01, 0.02], [1], [0.001], [0.0], 0.0, 0.0, "a test", {"draft/1/0": [1.1, 0.2, 3.0]}))
@@ -424,19 +442,19 @@ TABLE = asdict(CostModel([1, 2], [0.01, 0.02], [1], [0.001], [0.0], 0.0, 0.0, "a
 )  # fmt: skip
 def test_a_file_that_is_no_table_is_as_good_as_none(text, tmp_path):
     (tmp_path / "costs.json").write_bytes(text)
-    assert CostModel.load(tmp_path / "costs.json") is None
-    CostModel(**TABLE).save(tmp_path / "costs.json")
-    assert CostModel.load(tmp_path / "costs.json") == CostModel(**TABLE)
+    assert cost_file.load(tmp_path / "costs.json") is None
+    cost_file.save(CostModel(**TABLE), tmp_path / "costs.json")
+    assert cost_file.load(tmp_path / "costs.json") == CostModel(**TABLE)
 
 
 def test_engines_that_save_one_table_at_once_do_not_meet(tmp_path):
     """Every one of them saves, what lies there is always whole, and nothing else is left."""
     path, table = tmp_path / "costs.json", CostModel(**TABLE)
-    table.save(path)
+    cost_file.save(table, path)
     with ThreadPoolExecutor(4) as engines:
-        saved = [engines.submit(table.save, path) for _ in range(800)]
+        saved = [engines.submit(cost_file.save, table, path) for _ in range(800)]
         while not all(save.done() for save in saved):
-            assert CostModel.load(path) == table
+            assert cost_file.load(path) == table
         assert [save.result() for save in saved] == [None] * 800
     assert [found.name for found in tmp_path.iterdir()] == ["costs.json"]
 
@@ -445,20 +463,20 @@ def test_a_table_that_cannot_be_kept_leaves_things_as_they_are(tmp_path):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file" / "costs.json", Path("/proc/vllm_std/costs.json")):
         with pytest.raises(OSError):
-            CostModel(**TABLE).save(path)
+            cost_file.save(CostModel(**TABLE), path)
     code = f"""
 import resource
 from pathlib import Path
-from vllm_std.control import CostModel
+from vllm_std.control import CostModel, cost_file
 path = Path({str(tmp_path / "costs.json")!r})
 table = CostModel(**{TABLE!r})
-table.save(path)
+cost_file.save(table, path)
 resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))  # to a process that writes, the disk is full
 table.corrections["plain/2/2"] = [1.0, 0.0, 1.0]
 try:
-    table.save(path)
+    cost_file.save(table, path)
 except OSError:
-    assert CostModel.load(path) == CostModel(**{TABLE!r})
+    assert cost_file.load(path) == CostModel(**{TABLE!r})
     print([found.name for found in path.parent.iterdir() if found.name != "file"])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

@@ -62,7 +62,7 @@ class StdConfig(SpeculativeConfig):
     OPTIONS: ClassVar[tuple[str, ...]] = (*LENGTH_OPTIONS, *SELECTION_OPTIONS, *SAMPLING_OPTIONS)
 
     costs: Any = field(default=None, init=False)
-    """The cost table, once the engine has one (`control.Costs`)."""
+    """The cost model, once the engine has one (`control.CostModel`)."""
 
     kv_groups: Any = field(default=None, init=False)
     """The KV cache groups of the engine, once it has them (`patches.blocks.Group`)."""

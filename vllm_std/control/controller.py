@@ -6,11 +6,11 @@ gain most. Drafting begins at a larger gain than it ends at (hysteresis).
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from enum import Enum
 
 import numpy as np
 
+from vllm_std.control.choice import Choice
 from vllm_std.control.cost_model import CostModel, region
 from vllm_std.control.estimator import AcceptanceEstimator
 from vllm_std.control.exploration import Exploration
@@ -32,22 +32,6 @@ class Mode(Enum):
     OFF = "off"
     EXPLORE = "explore"
     ON = "on"
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What the next step does.
-
-    length: tokens to draft for each request that has not opted out, one of the controller's lengths.
-    reason: "on"; "explore", an exploration, or plain steps whose time is to be measured; or why it does not draft:
-        "cost", no acceptance could pay enough at this batch and context; "acceptance", too few drafts are accepted, or
-        an exploration has to wait; "idle", there is nobody to draft for.
-    speedup: tokens/s expected, over those of plain decoding; 1.0 where length is 0.
-    """
-
-    length: int
-    reason: str
-    speedup: float = 1.0
 
 
 class Controller:

@@ -91,7 +91,7 @@ class Bench:
         for graphs in (self.speculator.select_cudagraph_manager, self.speculator.decode_cudagraph_manager):
             graphs.graphs.clear()
             graphs._graphs_captured = False
-        self.scheduler.gamma = self.scheduler.num_spec_tokens = gamma
+        self.scheduler.std.controller.length = self.scheduler.num_spec_tokens = gamma
 
     def passes(self) -> Passes:
         """{request id: [(tokens sampled, drafts rejected) of each pass]}, in order, since the last call."""
@@ -137,4 +137,4 @@ def attach(llm) -> Iterator[Bench]:
         yield bench
     finally:
         del coordinator.find_longest_cache_hit, bench.speculator.observe_verification
-        bench.scheduler.gamma = bench.scheduler.num_spec_tokens = bench.max_gamma
+        bench.scheduler.std.controller.length = bench.scheduler.num_spec_tokens = bench.max_gamma
