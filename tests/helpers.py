@@ -108,13 +108,13 @@ def draft_lengths(llm, monkeypatch, turns: list[int]) -> list[int]:
     """Have the scheduler ask for these draft lengths in turn, as it does when they follow the load; those asked for."""
     from vllm_std.control import Choice
 
-    asked, scheduler = [], scheduler_of(llm)
+    asked: list[int] = []
 
     def choose(requests, kv):
         asked.append(turns[len(asked) % len(turns)])
-        return Choice(asked[-1], "fixed", 1.0, frozenset(scheduler.opted_out))
+        return Choice(asked[-1], "fixed")
 
-    monkeypatch.setattr(scheduler, "choose", choose)
+    monkeypatch.setattr(scheduler_of(llm).std, "choose", choose)
     return asked
 
 

@@ -34,15 +34,9 @@ class Arrival:
 
 
 @dataclass(frozen=True)
-class Turn:
-    length: int  # of the drafts of a step
-    skips: bool  # some of its requests are not drafted for
-
-
-@dataclass(frozen=True)
 class Schedule:
     arrivals: list[Arrival]
-    turns: list[Turn]
+    lengths: list[int]  # of the drafts of each step, in turn
     warm: bool  # begins with the prefix cache that the last schedule has left
     reset: int | None  # the step at which the prefix cache is emptied, and whatever runs is preempted for it
 
@@ -54,7 +48,7 @@ ARRIVALS = st.builds(
 )  # fmt: skip
 SCHEDULES = st.builds(
     Schedule, st.lists(ARRIVALS, min_size=1, max_size=6),
-    st.lists(st.builds(Turn, st.integers(0, 3) | st.integers(2, 3), st.booleans()), min_size=1, max_size=5),
+    st.lists(st.integers(0, 3) | st.integers(2, 3), min_size=1, max_size=5),
     st.booleans(), st.none() | st.none() | st.none() | st.integers(2, 10),
 )  # fmt: skip
 
@@ -75,18 +69,17 @@ class Driver:
 
     def __init__(self, llm, answers, monkeypatch):
         self.engine, self.scheduler, self.answers = llm.llm_engine, scheduler_of(llm), answers
-        self.faults = [self.scheduler.faults.logged, speculator_of(llm).std.faults.logged]
+        self.faults = [self.scheduler.std.faults.logged, speculator_of(llm).std.faults.logged]
         self.pool = self.scheduler.kv_cache_manager.block_pool
         self.free, self.seen, self.serial, self.turn = self.pool.get_num_free_blocks(), Counter(), 0, 0
-        monkeypatch.setattr(self.scheduler, "choose", self.choose)
+        monkeypatch.setattr(self.scheduler.std, "choose", self.choose)
         self.preempt = self.scheduler._preempt_request
         monkeypatch.setattr(self.scheduler, "_preempt_request", self._preempted)
 
     def choose(self, requests: list[str], kv: int) -> Choice:
-        turn = self.schedule.turns[self.turn % len(self.schedule.turns)]
+        length = self.schedule.lengths[self.turn % len(self.schedule.lengths)]
         self.turn += 1
-        skipped = self.scheduler.opted_out.union(requests[::2] if turn.skips else ())
-        return Choice(turn.length, "fixed", 1.0, frozenset(skipped))
+        return Choice(length, "fixed")
 
     def _preempted(self, *args, drop_stale_output: bool = False, **kwargs) -> None:
         self.seen["preempted by a reset" if drop_stale_output else "preempted for want of blocks"] += 1

@@ -7,7 +7,7 @@ from helpers import Acceptance, draft_lengths, greedy, runner_of, scheduler_of, 
 from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
 
-from vllm_std.control import Costs
+from vllm_std.control import Controller, CostModel
 from vllm_std.patches.requests import opts_out
 
 pytestmark = pytest.mark.versions
@@ -29,11 +29,10 @@ def adaptive(engines, models):
 
     def make(draft: float):
         llm = engines(models("llama"), std(adaptive=True, calibrate=False))
-        table = Costs([1], [DENSE], [1], [draft * DENSE], [0.0], 0.0, 0.0, "a test")
-        scheduler = scheduler_of(llm)
-        made = type(scheduler.controller)(table, scheduler.controller.lengths, 8)
-        made.measured = lambda *step: None  # what steps take here is nobody's concern
-        scheduler.controller = scheduler.outcomes = made
+        costs = CostModel([1], [DENSE], [1], [draft * DENSE], [0.0], 0.0, 0.0, "a test")
+        lengths = llm.llm_engine.vllm_config.speculative_config.draft_lengths
+        controller = scheduler_of(llm).std.controller = Controller(costs, lengths, 8)
+        controller.measured = lambda *step: None  # what steps take here is nobody's concern
         return llm
 
     return make
@@ -45,7 +44,7 @@ def test_nothing_is_drafted_where_it_does_not_pay(adaptive, plain, models):
     llm = adaptive(draft=1.0)
     with Acceptance(llm) as seen:
         assert greedy(llm, PROMPTS, 40) == expected
-    assert seen.drafted == 0 and scheduler_of(llm).choice.reason in ("cost", "idle")
+    assert seen.drafted == 0 and scheduler_of(llm).std.choice.reason in ("cost", "idle")
 
 
 @pytest.mark.engine
@@ -107,9 +106,9 @@ def test_after_a_plain_step_one_token_is_drafted_unscored(engines, models, monke
         rounds.append((has_queries, int(speculator.std.selector.due.sum())))
 
     monkeypatch.setattr(speculator.std.selector, "begin", begin)
-    scheduler = scheduler_of(llm)
-    observed, observe = [], scheduler.outcomes.observe
-    monkeypatch.setattr(scheduler.outcomes, "observe", lambda *one: observed.append(one) or observe(*one))
+    controller = scheduler_of(llm).std.controller
+    observed, observe = [], controller.observe
+    monkeypatch.setattr(controller, "observe", lambda *one: observed.append(one) or observe(*one))
     with Acceptance(llm) as seen:
         greedy(llm, PROMPTS[:1], 40)
     assert {(False, 0), (True, 1)} <= set(rounds)
@@ -123,19 +122,36 @@ def test_after_a_plain_step_one_token_is_drafted_unscored(engines, models, monke
 @pytest.mark.engine
 def test_a_request_opts_out_and_its_neighbours_do_not(engines, models, plain):
     expected = plain(models("llama"), PROMPTS, 40)
-    llm, skipped = engines(models("llama"), std()), []
-    scheduler = scheduler_of(llm)
-    observe = scheduler.outcomes.observe
+    llm, drafted = engines(models("llama"), std()), []
+    lengths = scheduler_of(llm).std
+    observe = lengths.controller.observe
     params = [SamplingParams(temperature=0, max_tokens=40, ignore_eos=True) for _ in PROMPTS]
     params[1].extra_args = {"std": False}
-    scheduler.outcomes.observe = lambda request, *counts: skipped.append(request) or observe(request, *counts)
+    lengths.controller.observe = lambda request, *counts: drafted.append(request) or observe(request, *counts)
     try:
         outputs = llm.generate(PROMPTS, params, use_tqdm=False)
     finally:
-        del scheduler.outcomes.observe
+        del lengths.controller.observe
     assert [list(output.outputs[0].token_ids) for output in outputs] == expected
-    assert {request.split("-")[0] for request in skipped} == {outputs[0].request_id, outputs[2].request_id}
-    assert not scheduler.opted_out, "forgotten with their requests"
+    assert {request.split("-")[0] for request in drafted} == {outputs[0].request_id, outputs[2].request_id}
+    assert not lengths.opted_out, "forgotten with their requests"
+
+
+@pytest.mark.engine
+def test_steps_of_a_batch_where_some_opted_out_are_measured_apart(engines, models):
+    """And so are those of the same engine where none did, or all."""
+    llm, measured = engines(models("llama"), std()), []
+    controller = scheduler_of(llm).std.controller
+    controller.measured = lambda length, batch, kv, seconds, mixed: measured.append((length, batch, mixed))
+    params = SamplingParams(temperature=0, max_tokens=40, ignore_eos=True)
+    out = SamplingParams(temperature=0, max_tokens=40, ignore_eos=True, extra_args={"std": False})
+    try:
+        for asked in ([params, params], [params, out], [out, out]):
+            llm.generate(PROMPTS[:2], asked, use_tqdm=False)
+    finally:
+        del controller.measured
+    assert {(3, 2, False), (3, 2, True), (0, 2, False)} <= set(measured)
+    assert not {(0, 2, True), (0, 1, True), (3, 1, True)}.intersection(measured)
 
 
 @pytest.mark.engine
@@ -170,20 +186,22 @@ def test_steps_are_measured_once_and_kept(engines, models, cache):
     options = dict(max_num_seqs=4, kv_cache_memory_bytes=2**25)
     llm = engines(models("llama"), std(adaptive=True), **options)
     (kept,) = cache.glob("costs-*.json")
-    table, costs = json.loads(kept.read_text()), scheduler_of(llm).costs
+    table, costs = json.loads(kept.read_text()), scheduler_of(llm).std.controller.costs
     assert table["source"] == "measured on cpu" and table["batch"] == [1, 4]
     assert 0 < costs.dense_pass(1, 0) <= costs.dense_pass(4, 0) < 10
-    assert costs.round(2, 4, 1000) > costs.round(0, 4, 1000)
+    plain, drafting = costs.predict([0, 2], 4, 1000)
+    assert drafting > plain
     manager = scheduler_of(llm).kv_cache_manager
     assert manager.usage == 0 and not runner_of(llm).req_states.req_id_to_index, "nothing is left of its requests"
     first = costs.dense
     del llm, costs, manager
     llm = engines(models("llama"), std(adaptive=True), max_num_batched_tokens=512, **options)
-    assert scheduler_of(llm).costs.dense == first and "kept in" in scheduler_of(llm).costs.source
+    costs = scheduler_of(llm).std.controller.costs
+    assert costs.dense == first and "kept in" in costs.source
 
 
 @pytest.mark.engine
 def test_without_calibration_the_table_is_estimated(engines, models, cache):
     before = set(cache.glob("*"))
     llm = engines(models("llama"), std(adaptive=True, calibrate=False))
-    assert "estimate" in scheduler_of(llm).costs.source and set(cache.glob("*")) == before
+    assert "estimate" in scheduler_of(llm).std.controller.costs.source and set(cache.glob("*")) == before

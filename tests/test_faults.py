@@ -7,7 +7,7 @@ import torch
 from helpers import Acceptance, greedy, runner_of, scheduler_of, speculator_of, std, token_prompts
 from vllm import SamplingParams
 
-from vllm_std.control import scheduler as scheduling
+from vllm_std.control import lengths
 from vllm_std.draft import speculator as drafting
 
 pytestmark = [pytest.mark.engine, pytest.mark.versions]
@@ -38,17 +38,17 @@ def places(llm) -> dict:
         "a draft step": (speculator, "_run_model", "round"),
         "sampling a draft": (speculator, "sample_draft", "round"),
         "queries of the target's own pass": (speculator.std.queries, "capture", "round"),
-        "the choice of a length": (scheduler, "choose", "scheduler"),
-        "outcomes": (scheduler.outcomes, "observe", "scheduler"),
-        "step times": (scheduler, "_measure", "scheduler"),
-        "statistics": (scheduler.steps, "count", "scheduler"),
+        "the choice of a length": (scheduler.std, "choose", "scheduler"),
+        "outcomes": (scheduler.std.controller, "observe", "scheduler"),
+        "step times": (scheduler.std, "measure", "scheduler"),
+        "statistics": (scheduler.std.stats, "count", "scheduler"),
     }
 
 
 @pytest.fixture
 def no_rest(monkeypatch):
     """Drafting goes on at once after a fault."""
-    monkeypatch.setattr(scheduling, "LONGEST_REST", 0)
+    monkeypatch.setattr(lengths, "LONGEST_PAUSE", 0)
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ NAMES = [
 def test_a_fault_costs_no_request_and_no_token(engine, monkeypatch, no_rest, errors, name):
     llm, expected = engine
     speculator_of(llm).std.faults.logged.clear()
-    scheduler_of(llm).faults.logged.clear()
+    scheduler_of(llm).std.faults.logged.clear()
     owner, method, where = places(llm)[name]
     broken = fails(getattr(owner, method))
     before = counted(llm)
@@ -104,9 +104,8 @@ def test_a_fault_costs_no_request_and_no_token(engine, monkeypatch, no_rest, err
 def test_a_round_that_always_fails_is_plain_decoding(engine, monkeypatch, method):
     """Drafting rests, each time twice as long: so the steps that verify nothing become rare."""
     llm, expected = engine
-    scheduler = scheduler_of(llm)
-    monkeypatch.setattr(scheduler, "rest", 1)
-    monkeypatch.setattr(scheduler, "resting", 0)
+    monkeypatch.setattr(scheduler_of(llm).std, "pause", 1)
+    monkeypatch.setattr(scheduler_of(llm).std, "pause_left", 0)
     broken = fails(getattr(speculator_of(llm).std.selector, method), range(1000))
     with monkeypatch.context() as patch:
         patch.setattr(speculator_of(llm).std.selector, method, broken)

@@ -22,7 +22,7 @@ from helpers import (
     token_prompts,
 )
 
-from vllm_std.control import calibration
+from vllm_std.control import calibration, timing
 from vllm_std.tools.demo.sign_video import SignVideo
 
 if torch.cuda.is_available():
@@ -314,15 +314,15 @@ def test_what_vllm_does_before_the_first_request(engines, models, expected, spen
 
 def test_calibration(engines, models, expected, monkeypatch, tmp_path):
     """The timed steps at start-up, eager, and as a GPU has them, from graphs; the table is measured in both."""
-    monkeypatch.setattr(calibration, "STEPS", 1)
+    monkeypatch.setattr(timing, "STEPS", 1)
     monkeypatch.setattr("vllm.envs.VLLM_CACHE_ROOT", str(tmp_path / "eager"), raising=False)
     llm = engines(models("llama"), std(adaptive=True, **CHEAP), **ROOM)
-    assert scheduler_of(llm).costs.source == "measured on cpu"
+    assert scheduler_of(llm).std.controller.costs.source == "measured on cpu"
     monkeypatch.setattr("vllm.envs.VLLM_CACHE_ROOT", str(tmp_path / "graphs"), raising=False)
     with graphs(llm):
         engine = llm.llm_engine.engine_core.engine_core
         calibration.calibrate(engine.model_executor)
-        assert calibration.costs(llm.llm_engine.vllm_config).source == "measured on cpu"
+        assert calibration.cost_model(llm.llm_engine.vllm_config).source == "measured on cpu"
         assert not runner_of(llm).req_states.req_id_to_index
         draft_lengths(llm, monkeypatch, [3, 2])
         assert decoded(llm)[0] == expected["llama"]

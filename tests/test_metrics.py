@@ -23,7 +23,7 @@ DASHBOARD = ROOT / "configs/grafana-vllm-std.json"
 ACCEPTANCE = [0.91, 0.88, 0.85]
 PAYLOAD = {
     "lengths": {"0": 1, "3": 2}, "reasons": {"cost": 1, "on": 2}, "off": {"cost": 1}, "speedup": 1.31, "kept": 0.031,
-    "skipped": 2, "acceptance": ACCEPTANCE, "faults": {},
+    "acceptance": ACCEPTANCE, "faults": {},
 }  # fmt: skip
 
 
@@ -68,15 +68,15 @@ def shown(name: str, **labels) -> dict | float:
 def test_steps_are_counted_until_they_are_handed_over():
     steps = StepStats()
     assert steps.collect([]) is None
-    steps.count(0, "idle", speedup=1.0, kept=0.5, skipped=4)
+    steps.count(0, "idle", speedup=1.0, kept=0.5)
     assert steps.collect([]) == {
-        "lengths": {"0": 1}, "reasons": {"idle": 1}, "off": {"idle": 1}, "speedup": 1.0, "kept": None, "skipped": 0,
+        "lengths": {"0": 1}, "reasons": {"idle": 1}, "off": {"idle": 1}, "speedup": 1.0, "kept": None,
         "acceptance": [],
     }  # fmt: skip
-    steps.count(3, "on", speedup=1.2, kept=0.031, skipped=2)
-    steps.count(3, "on", speedup=1.31, kept=0.031, skipped=2)
-    steps.count(0, "cost", speedup=1.0, kept=1.0, skipped=0)
-    assert steps.collect(ACCEPTANCE) | {"faults": {}} == PAYLOAD | {"speedup": 1.0, "skipped": 0}
+    steps.count(3, "on", speedup=1.2, kept=0.031)
+    steps.count(3, "on", speedup=1.31, kept=0.031)
+    steps.count(0, "cost", speedup=1.0, kept=1.0)
+    assert steps.collect(ACCEPTANCE) | {"faults": {}} == PAYLOAD | {"speedup": 1.0}
     assert steps.collect(ACCEPTANCE) is None
 
 
@@ -135,7 +135,7 @@ def test_metrics_stand_beside_those_of_vllm(manager):
     }  # fmt: skip
     for position, rate in enumerate(ACCEPTANCE):
         assert shown("vllm:std_acceptance_rate", position=str(position), **mine) == rate
-    for name, value in (("estimated_speedup", 1.31), ("kept_share", 0.031), ("skipped_requests", 2)):
+    for name, value in (("estimated_speedup", 1.31), ("kept_share", 0.031)):
         assert shown(f"vllm:std_{name}", **mine) == value
         assert shown(f"vllm:std_{name}", engine="0") == 0
     whole.record(scheduler_stats(PAYLOAD | {"kept": None}), None, engine_idx=1)

@@ -21,7 +21,7 @@ from gpu.records import load as load_records  # noqa: E402
 from gpu.report import compared_cells  # noqa: E402
 from gpu.shapes import QWEN2_7B, SHAPES, TINY, VICUNA_7B  # noqa: E402
 
-from vllm_std.control import Costs  # noqa: E402
+from vllm_std.control import cost_file  # noqa: E402
 from vllm_std.mask import MaskShape  # noqa: E402
 from vllm_std.models import load as load_config  # noqa: E402
 from vllm_std.refusals import refuse_model  # noqa: E402
@@ -218,10 +218,10 @@ def test_a_round_reads_the_windows_of_a_request_in_each_pass(tmp_path):
     without = replace(costs, windows=0.0)
     assert costs.windows == pytest.approx(asked.shape.window_bytes(65536) / (0.98 * asked.device.bandwidth))
     for length in (0, 1, 5):
-        more = costs.round(length, 8, asked.kv) - without.round(length, 8, asked.kv)
+        more = costs.tabulated(length, 8, asked.kv) - without.tabulated(length, 8, asked.kv)
         assert more == pytest.approx(8 * costs.windows), "of requests, not of the drafts they verify"
-    costs.save(tmp_path / "costs.json")
-    assert Costs.load(tmp_path / "costs.json").windows == costs.windows
+    cost_file.save(costs, tmp_path / "costs.json")
+    assert cost_file.load(tmp_path / "costs.json").windows == costs.windows
 
 
 def test_layers_of_different_heads_are_counted_as_they_are():

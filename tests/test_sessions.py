@@ -51,7 +51,9 @@ def test_each_turn_is_plain_vllms(engines, models, queued, monkeypatch):
     plain = [ask(engines(models("llama"), None, **ROOM), lengths, queued, **params) for lengths, params in asked]
     llm = engines(models("llama"), std(), **ROOM)
     seen = []
-    monkeypatch.setattr(scheduler_of(llm).outcomes, "observe", lambda request, drafted, accepted: seen.append(accepted))
+    monkeypatch.setattr(
+        scheduler_of(llm).std.controller, "observe", lambda request, drafted, accepted: seen.append(accepted)
+    )
     assert [ask(llm, lengths, queued, **params) for lengths, params in asked] == plain
     assert sum(seen) > 0
 

@@ -19,7 +19,7 @@ from hypothesis import settings
 from schedules import POOL, Driver
 from test_schedules import PROFILE, hold
 
-from vllm_std.control import calibration
+from vllm_std.control import timing
 from vllm_std.patches import groups
 
 pytestmark = pytest.mark.engine
@@ -203,11 +203,11 @@ def test_draft_lengths_that_change(engine, monkeypatch):
 def test_steps_are_timed_at_start_up(engines, plain, models, tmp_path, monkeypatch, options):
     """With blocks of every group, as many as a request of that length would have."""
     expected = plain(models(MODEL), PROMPTS)
-    monkeypatch.setattr(calibration, "STEPS", 1)
+    monkeypatch.setattr(timing, "STEPS", 1)
     monkeypatch.setattr("vllm.envs.VLLM_CACHE_ROOT", str(tmp_path), raising=False)
     small = dict(max_num_seqs=4, kv_cache_memory_bytes=2**25)
     llm = engines(models(MODEL), std(adaptive=True), **small, **options)
-    costs = scheduler_of(llm).costs
+    costs = scheduler_of(llm).std.controller.costs
     assert costs.source == "measured on cpu" and costs.windows > 0
     assert not runner_of(llm).req_states.req_id_to_index
     draft_lengths(llm, monkeypatch, [3])

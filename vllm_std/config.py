@@ -73,7 +73,7 @@ class StdConfig(SpeculativeConfig):
     )  # fmt: skip
 
     costs: Any = field(default=None, init=False)
-    """The cost table, once the engine has one (`control.Costs`)."""
+    """The cost model, once the engine has one (`control.CostModel`)."""
 
     kv_groups: Any = field(default=None, init=False)
     """The KV cache groups of the engine, once it has them (`patches.blocks.Group`)."""

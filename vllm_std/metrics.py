@@ -21,7 +21,6 @@ class StdProm:
         )
         self.speedup = self._gauge("estimated_speedup", "Estimated speed of a step over plain decoding, which is 1.")
         self.kept = self._gauge("kept_share", "Share of the context that draft steps attend to, 0 to 1.")
-        self.skipped = self._gauge("skipped_requests", "Requests not drafted for in a step that drafts for others.")
         self.steps = self._family(
             prometheus_client.Counter, "steps", "Scheduling steps, by why they draft as much as they do.", "reason"
         )
@@ -53,7 +52,6 @@ class StdProm:
         for position, rate in enumerate(payload["acceptance"]):
             self.acceptance.labels(*labels, str(position)).set(rate)
         self.speedup[index].set(payload["speedup"])
-        self.skipped[index].set(payload["skipped"])
         if payload["kept"] is not None:
             self.kept[index].set(payload["kept"])
 

@@ -16,19 +16,17 @@ class StepStats:
         self.off: Counter[str] = Counter()  # steps that did not draft, by reason
         self.speedup = 1.0  # estimated, of the last step
         self.kept: float | None = None  # share of the context, of the last step that drafted
-        self.skipped = 0  # requests of the last step
 
-    def count(self, length: int, reason: str, speedup: float, kept: float, skipped: int) -> None:
+    def count(self, length: int, reason: str, speedup: float, kept: float) -> None:
         """Count a step.
 
-        length: tokens drafted for each request that is drafted for. reason: one of REASONS. speedup: estimated, over
-        plain decoding. kept: share of the context that its draft steps attend to. skipped: requests not drafted for,
-        while others are. The last two mean nothing in a step that does not draft.
+        length: tokens drafted for each request that has not opted out. reason: one of REASONS. speedup: estimated, over
+        plain decoding. kept: share of the context that its draft steps attend to; means nothing in a step that does not
+        draft.
         """
         self.lengths[str(length)] += 1
         self.reasons[reason] += 1
         self.speedup = speedup
-        self.skipped = skipped if length else 0
         if length:
             self.kept = kept
         else:
@@ -42,6 +40,6 @@ class StepStats:
         if not self.lengths:
             return None
         counts = {name: dict(getattr(self, name)) for name in ("lengths", "reasons", "off")}
-        last = {"speedup": self.speedup, "kept": self.kept, "skipped": self.skipped}
+        last = {"speedup": self.speedup, "kept": self.kept}
         self.__init__()  # type: ignore[misc]
         return counts | last | {"acceptance": acceptance}

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from vllm_std.control.controller import Choice, Controller  # noqa: E402
-from vllm_std.control.costs import Costs  # noqa: E402
+from vllm_std.control.cost_model import CostModel  # noqa: E402
 
 LENGTHS = (0, 1, 2, 3, 5)
 CAPACITY = 64  # requests at a time
@@ -40,22 +40,22 @@ BATCH = [1, 2, 4, 8, 16, 32, 64]
 # ------------------------------------------------------------ server
 
 
-def server(kv_bytes: float = 1.0) -> Costs:
+def server(kv_bytes: float = 1.0) -> CostModel:
     """True seconds. kv_bytes: of a cached token, relative to Qwen2-VL-7B's 57,344 bytes."""
     per_kv = 1.70e-8 * kv_bytes  # 6.10 -> 6.77 ms from 2K to 32K at batch 1, 7.43 -> 24.17 ms at batch 32
     # Reading weights hides the arithmetic of a few tokens: 2 * 7.6e9 FLOP each at 600 TFLOP/s.
     dense = [math.hypot(6.05e-3 + 8e-6 * tokens, 2 * 7.6e9 / 600e12 * tokens) for tokens in TOKENS]
     draft = [6.05e-3 + 4e-6 * batch + 1024 * per_kv * batch for batch in BATCH]
     select = [8e-5 + 3e-6 * batch for batch in BATCH]
-    return Costs(TOKENS, dense, BATCH, draft, select, per_kv, 1.6e-9 * kv_bytes, "simulated")
+    return CostModel(TOKENS, dense, BATCH, draft, select, per_kv, 1.6e-9 * kv_bytes, "simulated")
 
 
-def wrong(true: Costs, errors: np.ndarray) -> Costs:
+def wrong(true: CostModel, errors: np.ndarray) -> CostModel:
     """A table whose parts are off; errors: [5] factors of base, per_kv, draft, select and select_per_kv."""
     parts = zip((true.dense, true.draft, true.select), errors[[0, 2, 3]])
     dense, draft, select = ([seconds * by for seconds in part] for part, by in parts)
     per_kv, select_per_kv = true.per_kv * errors[1], true.select_per_kv * errors[4]
-    return Costs(TOKENS, dense, BATCH, draft, select, per_kv, select_per_kv, "simulated, wrong")
+    return CostModel(TOKENS, dense, BATCH, draft, select, per_kv, select_per_kv, "simulated, wrong")
 
 
 # ------------------------------------------------------------ traces
@@ -66,7 +66,7 @@ class Trace:
     """Requests in the order they arrive. arrival: [n] s; context, tokens: [n]; rates: [n, tokens, positions] chance of
     acceptance after the draft before; draws: [n, tokens] uniform, one for each token, whoever drafts it."""
 
-    costs: Costs
+    costs: CostModel
     arrival: np.ndarray
     context: np.ndarray
     tokens: np.ndarray
@@ -201,9 +201,8 @@ class Simulation:
             tell()
         unscored = choice.length > 0 and self.before == 0
         length = 1 if unscored else choice.length
-        drafted = np.array([self.names[row] not in choice.skipped for row in rows])
-        accepted = drafted * self._accepted(rows, length, UNSCORED if unscored else 1.0)
-        seconds = trace.costs.table(length, len(rows), kv, int(drafted.sum()))
+        accepted = self._accepted(rows, length, UNSCORED if unscored else 1.0)
+        seconds = trace.costs.tabulated(length, len(rows), kv)
         self.done[rows] = np.minimum(self.done[rows] + 1 + accepted, trace.tokens[rows])
         run.seconds += seconds
         ended = rows[self.done[rows] == trace.tokens[rows]]
@@ -212,11 +211,11 @@ class Simulation:
         run.lengths.append(length)
         run.reasons.append(choice.reason)
         if self.before is not None:
-            seen = zip(rows[drafted], accepted[drafted].tolist()) if length and not unscored else ()
-            self.late = [partial(self.policy.observe, self.names[row], length, n) for row, n in seen]
+            outcomes = zip(rows, accepted.tolist()) if length and not unscored else ()
+            self.late = [partial(self.policy.observe, self.names[row], length, n) for row, n in outcomes]
             if length == self.before and not unscored:
                 timed = seconds * math.exp(self.rng.normal(0, NOISE)) * (3 if self.rng.random() < STALL else 1)
-                self.late.append(partial(self.policy.measured, length, len(rows), kv, timed, int(drafted.sum())))
+                self.late.append(partial(self.policy.measured, length, len(rows), kv, timed))
             self.late += [partial(self.policy.forget, self.names[row]) for row in ended]
             self.before = length
 

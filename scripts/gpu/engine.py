@@ -12,6 +12,7 @@ from vllm import LLM, SamplingParams
 from vllm.utils import gpu_sync_debug
 from vllm.v1.worker.gpu.model_runner import GPUModelRunner
 
+from vllm_std.control import FixedLength
 from vllm_std.patches import lab
 
 FEWEST_STEPS = 8  # with the full batch decoding; a cell with fewer is a failure
@@ -34,7 +35,9 @@ class Engine:
         core = self.llm.llm_engine.engine_core.engine_core
         self.scheduler = core.scheduler
         self.runner = core.model_executor.driver_worker.worker.model_runner
-        self.controller = getattr(self.scheduler, "controller", None)
+        if side.startswith("std"):
+            self.controller = self.scheduler.std.controller
+            self.fixed = FixedLength(self.bench.max_gamma)
         self.stopwatch = Stopwatch(self.runner, std=side.startswith("std"))
         self.inputs: list = []
 
@@ -98,8 +101,8 @@ class Engine:
     def switch(self, cell: TimedCell) -> None:
         if self.side.startswith("std"):
             adaptive = cell.gamma == "adaptive"
-            self.scheduler.controller = self.controller if adaptive else None
-            self.scheduler.gamma = self.bench.max_gamma if adaptive else cell.gamma
+            self.scheduler.std.controller = self.controller if adaptive else self.fixed
+            self.fixed.length = self.bench.max_gamma if adaptive else cell.gamma
         if cell.rate is not None:
             # Chances of each draft given that those before it were accepted; the sampler reads them on the device.
             self.runner.rejection_sampler.synthetic_conditional_rates.fill_(cell.rate)

@@ -9,23 +9,11 @@ from vllm_std.patches.wrapping import Patch
 
 FAULTS = Patch(
     name="faults",
-    replaces=(
-        "GPUModelRunner.sample_tokens (a count `std_faults` goes with its ModelRunnerOutput); get_tp_group().cpu_group "
-        "(a barrier, after a fault only)"
-    ),
-    why="a speculator has no way to tell the scheduler anything but tokens",
+    replaces="get_tp_group().cpu_group (a barrier, after a fault only)",
+    why="a speculator has no way to agree with other ranks on what to do after a fault",
     upstream="none",
-    remove_when="ModelRunnerOutput carries what a speculator adds",
+    remove_when="vLLM handles a speculator's errors",
 )
-
-
-def sample_tokens(original, self, *args, **kwargs):
-    """GPUModelRunner.sample_tokens: the faults of the round go to the scheduler with the tokens of the step."""
-    output = original(self, *args, **kwargs)
-    std = getattr(self.speculator, "std", None)
-    if std is not None and std.faults.counts and output is not None:
-        getattr(output, "model_runner_output", output).std_faults = std.faults.collect()
-    return output
 
 
 def ranks_agree(seconds: float = 5.0) -> bool:

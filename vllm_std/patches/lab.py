@@ -93,7 +93,7 @@ class Bench:
         for graphs in (self.speculator.std.select_graphs, self.speculator.decode_cudagraph_manager):
             graphs.graphs.clear()
             graphs._graphs_captured = False
-        self.scheduler.gamma = self.scheduler.num_spec_tokens = gamma
+        self.scheduler.std.controller.length = self.scheduler.num_spec_tokens = gamma
 
     def passes(self) -> Passes:
         """{request id: [(tokens sampled, drafts rejected) of each pass]}, in order, since the last call."""
@@ -172,4 +172,4 @@ def attach(llm) -> Iterator[Bench]:
         if proposals is not None:
             del proposals.count
         del coordinator.find_longest_cache_hit, bench.speculator.observe_verification
-        bench.scheduler.gamma = bench.scheduler.num_spec_tokens = bench.max_gamma
+        bench.scheduler.std.controller.length = bench.scheduler.num_spec_tokens = bench.max_gamma

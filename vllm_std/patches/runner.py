@@ -23,7 +23,7 @@ def init_speculator(original, vllm_config, device, req_states, *args, **kwargs):
 
 def _patch_runner() -> None:
     """Imports of vLLM's inside come after `fit.require`, so that a missing name is one sentence."""
-    from vllm_std.patches import adapters, failures, graphs, logprobs, truncation
+    from vllm_std.patches import adapters, graphs, logprobs, rounds, truncation
     from vllm_std.patches.spec_decode import GPUModelRunner
 
     logprobs.install()
@@ -32,4 +32,5 @@ def _patch_runner() -> None:
     wrap(GPUModelRunner, "prepare_inputs", graphs.prepare_inputs)
     wrap(GPUModelRunner, "load_model", truncation.load_model)
     wrap(GPUModelRunner, "sample", adapters.sample)
-    wrap(GPUModelRunner, "sample_tokens", failures.sample_tokens)
+    wrap(GPUModelRunner, "execute_model", rounds.execute_model)
+    wrap(GPUModelRunner, "sample_tokens", rounds.sample_tokens)

@@ -65,6 +65,7 @@ class DraftPasses:
         self.sample_rows, self.sample_positions, self.steps = by_token
         self.outcomes = torch.zeros(reqs, 2, self.query_len, dtype=torch.int64, device=device)
         self.totals = torch.zeros(2, self.query_len, dtype=torch.int64, pin_memory=device.type == "cuda")
+        self.counted = False  # whether there is a round that was not collected
         self.limit = torch.ones(1, dtype=torch.int64, device=device)
         self.placeholders = torch.tensor(lookup.placeholders, dtype=torch.int64, device=device)
         self.found = torch.zeros(reqs, cdiv(self.max_model_len, PART), dtype=torch.int64, device=device)
@@ -134,6 +135,12 @@ class DraftPasses:
     def count(self) -> None:
         """Send the outcomes of this round to the host, which does not wait for them."""
         self.totals.copy_(self.outcomes.sum(0), non_blocking=True)
+        self.counted = True
+
+    def collect(self) -> list[list[int]]:
+        """[2][proposals] `totals` of the proposals, of this round or, where a GPU is behind, of the one before."""
+        self.counted = False
+        return self.totals[:, :-1].tolist()
 
     def _find(self, num_reqs: int) -> None:
         lookup = self.lookup

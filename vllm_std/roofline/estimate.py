@@ -4,7 +4,7 @@ The shares are fitted to one H100 (docs/records/steps-h100.json): they say where
 are a first guess of any other device.
 """
 
-from vllm_std.control.costs import Costs
+from vllm_std.control.cost_model import CostModel
 from vllm_std.mask import MaskShape
 from vllm_std.roofline.devices import Device, device_here
 from vllm_std.roofline.shape import Shape
@@ -51,7 +51,7 @@ def summary_bytes(shape: Shape, block_size: int) -> float:
 
 def estimate(
     shape: Shape, device: Device, mask: MaskShape, max_batch: int, gamma: int, context: int | None = None
-) -> Costs:
+) -> CostModel:
     """The costs of drafting with `mask`, up to so many requests and drafts of each; context: tokens of a request, where
     that is known: windows may be longer."""
     tokens, batch = _grid(max_batch * (gamma + 1)), _grid(max_batch)
@@ -61,7 +61,7 @@ def estimate(
     keys = read * mask.block_size * shape.kv_bytes / 2 / scattered  # of one request
     windows = window_seconds(shape, device, shape.window if context is None else context)
     scores = SCORES * shape.full * shape.heads / mask.block_size
-    return Costs(
+    return CostModel(
         tokens=tokens,
         dense=[base[count] for count in tokens],
         batch=batch,
@@ -74,7 +74,7 @@ def estimate(
     )
 
 
-def for_engine(vllm_config, device_name: str) -> Costs:
+def for_engine(vllm_config, device_name: str) -> CostModel:
     """The same from an engine's own settings; also on a device that nobody knows, which the source then says."""
     options, scheduler = vllm_config.speculative_config, vllm_config.scheduler_config
     shape, gamma = engine_shape(vllm_config), options.num_speculative_tokens

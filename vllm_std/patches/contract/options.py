@@ -57,7 +57,7 @@ NEEDS: dict[str, tuple[Need, ...]] = {
         Need("reads", f"{BACKEND}AttentionCGSupport", "ALWAYS"),
     ),
     "speculator": (
-        Need("wraps", "vllm.v1.worker.gpu.spec_decode:init_speculator", "vllm_config, device, ..."),
+        Need("wraps", "vllm.v1.worker.gpu.spec_decode:init_speculator", "vllm_config, device, req_states, ..."),
         Need("reads", RUNNER, "init_speculator"),
     ),
     "async scheduling": (Need("reads", "vllm.config.vllm:", "NgramGPUTypes"),),

@@ -43,8 +43,11 @@ NEEDS: dict[str, tuple[Need, ...]] = {
         Need("calls", "vllm.lora.layers:LoRAMapping", "index_mapping, prompt_mapping, is_prefill="),
         Need("reads", "vllm.lora.layers:LoRAMappingType", "LANGUAGE"),
     ),
-    "faults": (
+    "rounds": (
+        Need("wraps", f"{RUNNER}GPUModelRunner.execute_model", "self, scheduler_output, ..."),
         Need("wraps", f"{RUNNER}GPUModelRunner.sample_tokens", "self, ..."),
+    ),
+    "faults": (
         Need("calls", "vllm.distributed.parallel_state:get_tp_group", ""),
     ),
 }  # fmt: skip

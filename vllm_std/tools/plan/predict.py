@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vllm_std.control.costs import Costs
+from vllm_std.control.cost_model import CostModel
 from vllm_std.roofline.estimate import estimate, kv_seconds, pass_parts, window_seconds
 from vllm_std.tools.plan.workload import Workload, mask_for
 
@@ -54,9 +54,9 @@ def predictions(workload: Workload) -> list[Prediction]:
     return sorted(found, key=lambda one: (one.gamma, one.k))
 
 
-def _prediction(workload: Workload, costs: Costs, gamma: int, k: int) -> Prediction:
+def _prediction(workload: Workload, costs: CostModel, gamma: int, k: int) -> Prediction:
     batch, kv = workload.batch, workload.kv
-    step = costs.table(gamma, batch, kv)
+    step = costs.tabulated(gamma, batch, kv)
     return Prediction(
         gamma=gamma,
         k=k,
