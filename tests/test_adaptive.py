@@ -142,7 +142,7 @@ def test_steps_of_a_batch_where_some_opted_out_are_measured_apart(engines, model
     """And so are those of the same engine where none did, or all."""
     llm, measured = engines(models("llama"), std()), []
     controller = scheduler_of(llm).std.controller
-    controller.measured = lambda length, batch, kv, seconds, mixed: measured.append((length, batch, mixed))
+    controller.measured = lambda length, batch, kv, seconds, mixed, steps: measured.append((length, batch, mixed))
     params = SamplingParams(temperature=0, max_tokens=40, ignore_eos=True)
     out = SamplingParams(temperature=0, max_tokens=40, ignore_eos=True, extra_args={"std": False})
     try:

@@ -55,8 +55,8 @@ def forecast(
     batch: int,
     kv: int,
 ) -> Forecast:
-    """lengths: draft lengths, ascending from 0; steps: draft steps of each; drafting: requests of the batch that have not
-    opted out; batch: number of requests; kv: their cached tokens in all."""
+    """lengths: draft lengths, ascending from 0; steps: draft steps of each; drafting: requests of the batch that have
+    not opted out; batch: number of requests; kv: their cached tokens in all."""
     opted_out = batch - len(drafting)
     seconds = costs.predict(lengths, batch, kv, opted_out > 0, steps)
     relative = seconds / seconds[0]

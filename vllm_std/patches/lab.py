@@ -164,12 +164,14 @@ def attach(llm) -> Iterator[Bench]:
 
     if proposals is not None:
         proposals.count = count_outcomes
+        planner = bench.scheduler.std.controller.proposals
+        planner.count = lambda outcomes: None  # so that rounds have a draft step for each draft
     coordinator.find_longest_cache_hit = find_longest_cache_hit
     bench.speculator.observe_verification = observe_verification
     try:
         yield bench
     finally:
         if proposals is not None:
-            del proposals.count
+            del proposals.count, planner.count
         del coordinator.find_longest_cache_hit, bench.speculator.observe_verification
         bench.scheduler.std.controller.length = bench.scheduler.num_spec_tokens = bench.max_gamma

@@ -73,6 +73,7 @@ NEEDS: dict[str, tuple[Need, ...]] = {
             "batch_descriptor=, slot_mapping=",
         ),
         Need("calls", "vllm.forward_context:BatchDescriptor", "num_tokens"),
+        Need("reads", "vllm.v1.attention.backends.utils:", "PAD_SLOT_ID"),
         Need("reads", "vllm.config.compilation:CUDAGraphMode", "NONE FULL FULL_DECODE_ONLY decode_mode"),
         Need(
             "reads", "vllm.v1.worker.gpu.input_batch:InputBatch",
