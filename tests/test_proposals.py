@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from vllm_std.control import Controller
+from vllm_std.control.cost_model import CostModel
+from vllm_std.control.proposals import ProposalEstimator
 from vllm_std.proposals import passes
 from vllm_std.proposals.passes import DraftPasses, Lookup
 from vllm_std.selection import keys
@@ -211,3 +214,37 @@ def test_outcomes_are_counted(batch, seed):
             expected[1, -1] += 1
     made.passes.count()
     assert made.passes.totals.tolist() == expected.tolist() and expected[0, -1] == GAMMA * (REQS - 1)
+
+
+# ------------------------------------------------------------ how many steps
+
+
+def test_a_round_takes_as_many_steps_as_its_drafts_until_proposals_come_true():
+    estimator = ProposalEstimator(3)
+    assert [estimator.steps(length) for length in (0, 1, 5)] == [0, 1, 5]
+    for _ in range(300):
+        estimator.count([[8, 6, 3], [16, 8, 6]])
+    assert estimator.drafts_a_step == pytest.approx(1 + 0.5 + 0.5 * 0.75 + 0.5 * 0.75 * 0.5, rel=0.1)
+    assert [estimator.steps(length) for length in (0, 1, 5, 8)] == [0, 1, 3, 4]
+    for _ in range(300):
+        estimator.count([[0, 0, 0], [16, 0, 0]])
+    assert estimator.steps(5) == 5
+    assert ProposalEstimator(0).steps(5) == 5, "without proposals"
+
+
+def test_steps_that_draft_more_make_longer_drafts_pay():
+    model = CostModel([1, 512], [1e-2, 1.1e-2], [1, 64], [6e-3] * 2, [1e-4] * 2, 2e-8, 1e-9, "made up")
+    controllers = [Controller(model, (0, 1, 2, 3, 5, 8), 64, proposals) for proposals in (0, 3)]
+    requests, kv = [str(i) for i in range(32)], 32 * 2**15
+    for _ in range(200):
+        for controller in controllers:
+            choice = controller.choose(requests, kv)
+            for request in requests if choice.length else ():
+                controller.observe(request, choice.length, choice.length)
+            controller.measured(0, 32, kv, float(model.tabulated(0, 32, kv)))
+        controllers[1].proposals.count([[20, 15, 10], [32, 20, 15]])
+    one, several = (controller.choose(requests, kv) for controller in controllers)
+    assert one.reason == several.reason == "on" and several.length >= one.length
+    assert several.steps < several.length and several.speedup > 1.1 * one.speedup
+    seconds = model.predict([several.length], 32, kv, steps=[several.steps])[0]
+    assert several.speedup == pytest.approx((1 + several.length) * model.tabulated(0, 32, kv) / seconds, rel=0.05)

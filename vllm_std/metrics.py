@@ -24,6 +24,12 @@ class StdProm:
         self.steps = self._family(
             prometheus_client.Counter, "steps", "Scheduling steps, by why they draft as much as they do.", "reason"
         )
+        self.proposals = self._family(
+            prometheus_client.Counter,
+            "proposals",
+            "Tokens proposed for draft steps, by what they came to: true or false.",
+            "outcome",
+        )
         self.faults = self._family(
             prometheus_client.Counter, "faults", "Exceptions of std that vLLM went on without.", "where"
         )
@@ -37,6 +43,8 @@ class StdProm:
         for labels in self.labels.values():  # all at 0 from the start, so that rates are right from the first step
             for reason in REASONS:
                 self.steps.labels(*labels, reason)
+            for outcome in ("true", "false"):
+                self.proposals.labels(*labels, outcome)
             for where in ("round", "scheduler"):
                 self.faults.labels(*labels, where)
 
@@ -49,6 +57,9 @@ class StdProm:
             self.steps.labels(*labels, reason).inc(steps)
         for where, faults in payload["faults"].items():
             self.faults.labels(*labels, where).inc(faults)
+        true, compared = payload["proposals"]
+        self.proposals.labels(*labels, "true").inc(true)
+        self.proposals.labels(*labels, "false").inc(compared - true)
         for position, rate in enumerate(payload["acceptance"]):
             self.acceptance.labels(*labels, str(position)).set(rate)
         self.speedup[index].set(payload["speedup"])
@@ -72,11 +83,13 @@ class Interval:
     def __init__(self):
         self.lengths, self.off, self.steps = Counter(), Counter(), 0
         self.speedup, self.kept, self.acceptance = [], [], []
+        self.proposals = [0, 0]  # true, compared
 
     def observe(self, payload: dict[str, Any]) -> None:
         self.lengths.update(payload["lengths"])
         self.off.update(payload["off"])
         self.steps = self.lengths.total()
+        self.proposals = [total + more for total, more in zip(self.proposals, payload["proposals"])]
         self.speedup.append(payload["speedup"])
         self.acceptance = payload["acceptance"]
         if payload["kept"] is not None:
@@ -93,6 +106,8 @@ class Interval:
             parts.append(f"Kept: {_mean(self.kept):.1%} of context")
         if self.acceptance:
             parts.append(f"Acceptance by position: {', '.join(f'{rate:.2f}' for rate in self.acceptance)}")
+        if self.proposals[1]:
+            parts.append(f"Proposals true: {self.proposals[0] / self.proposals[1]:.1%}")
         if self.off:
             off = ", ".join(f"{reason} {steps / self.steps:.1%}" for reason, steps in self.off.most_common())
             parts.append(f"Off because: {off}")

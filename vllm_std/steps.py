@@ -16,6 +16,7 @@ class StepStats:
         self.off: Counter[str] = Counter()  # steps that did not draft, by reason
         self.speedup = 1.0  # estimated, of the last step
         self.kept: float | None = None  # share of the context, of the last step that drafted
+        self.proposals = [0, 0]  # that came true, and that were compared with a sample
 
     def count(self, length: int, reason: str, speedup: float, kept: float) -> None:
         """Count a step.
@@ -32,6 +33,10 @@ class StepStats:
         else:
             self.off[reason] += 1
 
+    def count_proposals(self, outcomes: list[list[int]]) -> None:
+        """outcomes: proposals by number that came true, and that were compared with a sample."""
+        self.proposals = [total + sum(counts) for total, counts in zip(self.proposals, outcomes)]
+
     def collect(self, acceptance: list[float]) -> dict[str, Any] | None:
         """What was counted since the last call, in values that msgspec carries; None where there were no steps.
 
@@ -40,6 +45,6 @@ class StepStats:
         if not self.lengths:
             return None
         counts = {name: dict(getattr(self, name)) for name in ("lengths", "reasons", "off")}
-        last = {"speedup": self.speedup, "kept": self.kept}
+        last = {"speedup": self.speedup, "kept": self.kept, "proposals": self.proposals}
         self.__init__()  # type: ignore[misc]
         return counts | last | {"acceptance": acceptance}

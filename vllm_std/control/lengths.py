@@ -121,6 +121,7 @@ class DraftLengths:
             with self.faults.caught("scheduler"):
                 if proposals is not None:
                     self.controller.proposals.count(proposals)
+                    self.stats.count_proposals(proposals)
                 self.measure(step, before)
                 self._count(step)
 
