@@ -112,7 +112,7 @@ def test_a_table_as_wrong_as_it_may_be_slows_nothing(name, signs):
     assert chosen.seconds < 1.01 * fixed(trace)[0].seconds
 
 
-def test_what_looks_lose_stays_below_a_hundredth_of_the_time():
+def test_what_explorations_lose_stays_below_a_hundredth_of_the_time():
     for name in ("nothing is accepted", "nothing is accepted, KV 8x"):
         chosen = runs(name, 0)[1]
         assert 0 < sum(length > 0 for length in chosen.lengths) < 0.02 * len(chosen.lengths)
@@ -120,7 +120,7 @@ def test_what_looks_lose_stays_below_a_hundredth_of_the_time():
 
 
 @pytest.mark.parametrize("kv_bytes", [1, 8])
-def test_before_anything_is_known_a_look_is_short(kv_bytes):
+def test_before_anything_is_known_an_exploration_is_short(kv_bytes):
     batch = 1 if kv_bytes == 8 else 32
     choices = drive(Controller(server(kv_bytes), LENGTHS, 64), [f"r{n}" for n in range(batch)], nothing, 100)
     lengths = [choice.length for choice in choices if choice.length]
@@ -165,7 +165,7 @@ def test_drafting_ends_when_acceptance_does_and_comes_back_with_it():
 
 
 def test_a_batch_that_comes_back_is_drafted_for_at_once():
-    """What is known of acceptance is not looked for again after short contexts, for which drafting does not pay."""
+    """What is known of acceptance is not explored again after short contexts, for which drafting does not pay."""
     controller, requests = Controller(server(), LENGTHS, 64), [f"r{n}" for n in range(32)]
     assert drive(controller, requests, everything, 60)[-1].length == 5
     assert not any(choice.length for choice in drive(controller, requests, everything, 300, kv=32 * 1024)[8:])
@@ -179,8 +179,8 @@ def slow_to_verify() -> CostModel:
 
 
 @pytest.mark.parametrize("before", [0, 200])
-def test_where_verifying_is_slow_a_batch_is_looked_at_soon(before):
-    """Although its look costs more than was saved for one, and one request alone was looked at before, in vain."""
+def test_where_verifying_is_slow_a_batch_is_explored_soon(before):
+    """Although that costs more than was saved for it, and one request alone was explored before, in vain."""
     controller, requests = Controller(slow_to_verify(), (0, 1, 2, 3, 5, 8), 8), [f"r{n}" for n in range(8)]
     alone = drive(controller, ["alone"], lambda request, n: min(n, 1), before, kv=8192)
     assert not any(choice.length for choice in alone[20:])

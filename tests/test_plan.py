@@ -63,7 +63,7 @@ def best(**options) -> float:
 def test_plain_steps_take_what_was_measured(step):
     asked = workload(step["batch"], step["context"], gpu=MEASURED["device"])
     costs = estimate(asked.shape, asked.device, MaskShape.plan(1024, 16, 64, 16, 32000), 32, 7)
-    assert 1e3 * costs.round(0, asked.batch, asked.kv) == pytest.approx(step["ms"], rel=0.1)
+    assert 1e3 * costs.tabulated(0, asked.batch, asked.kv) == pytest.approx(step["ms"], rel=0.1)
     assert 1e3 * plain_seconds(asked) == pytest.approx(step["ms"], rel=0.1)
 
 
@@ -319,9 +319,9 @@ def test_an_engine_gets_the_costs_of_a_plan(folder):
     engine, asked = engine_config(folder, dtype="bfloat16"), workload()
     assert Shape.of(engine.model_config) == asked.shape
     costs = for_engine(engine, "NVIDIA H100 80GB HBM3")
-    assert costs.table(0, 32, asked.kv) == pytest.approx(plain_seconds(asked))
+    assert costs.tabulated(0, 32, asked.kv) == pytest.approx(plain_seconds(asked))
     (five,) = (cell for cell in predictions(asked) if cell.gamma == 5)
-    assert 1e3 * costs.table(5, 32, asked.kv) == pytest.approx(five.step_ms, rel=0.01)
+    assert 1e3 * costs.tabulated(5, 32, asked.kv) == pytest.approx(five.step_ms, rel=0.01)
     assert costs.source == "estimated from the data sheet of H100"
 
 
@@ -329,7 +329,7 @@ def test_an_engine_gets_the_costs_of_a_plan(folder):
 def test_an_engine_starts_on_any_device(name, says, folder, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_initialized", lambda: False)
     costs = for_engine(engine_config(folder), name)
-    assert costs.source == f"estimated from the data sheet of {says}" and costs.table(3, 32, 32 * 8192) > 0
+    assert costs.source == f"estimated from the data sheet of {says}" and costs.tabulated(3, 32, 32 * 8192) > 0
 
 
 # ------------------------------------------------------------ the command

@@ -16,7 +16,7 @@ import numpy as np
 
 MIN_WEIGHT = 0.05  # least weight of a measured step in its correction, an average
 MAX_ERROR = 0.3  # most that a measured step is believed to differ from its prediction, as a share of that
-MIN_FACTOR = 0.1  # least that a part of a step takes, as a share of what the table says
+MIN_FACTOR = 0.1  # least that a part of a step takes, as a share of what is tabulated
 
 Region = tuple[int, int]
 
@@ -43,8 +43,8 @@ class CostModel:
     windows: float = 0.0
 
     def dense_pass(self, tokens: int, kv: int, requests: int | None = None) -> float:
-        """Seconds of a pass over so many tokens of `requests`, which attend to `kv` cached ones in all; each of another
-        request where nothing else is said."""
+        """Seconds of a pass over so many tokens of `requests`, which attend to `kv` cached tokens in all. Without
+        `requests`, each token is of another request."""
         windows = self.windows * (tokens if requests is None else requests)
         return _interpolate(tokens, self.tokens, self.dense) + self.per_kv * kv + windows
 
@@ -72,8 +72,8 @@ class CostModel:
 
         mixed: some requests opted out. steps: draft steps by draft length, else one for each draft.
 
-        The table does not say what a mixed batch takes: it verifies fewer tokens, but not as many for each request, and
-        for such batches many attention backends have no full CUDA graph. Its correction is measured by itself.
+        A mixed batch is tabulated as if all its requests had drafts. It verifies fewer tokens, but many attention
+        backends have no full CUDA graph for it, so it has a correction of its own.
         """
         plain_seconds = self.tabulated(0, batch, kv)
         each = zip(lengths, lengths if steps is None else steps)
@@ -86,7 +86,7 @@ class CostModel:
     ) -> None:
         """Learn from a measured step. One that stalled for other reasons moves the means a little only."""
         kind = ("mixed" if mixed else "draft") if length else "plain"
-        key = _key(kind, batch, kv)
+        key = _key(kind, region(batch, kv))
         tabulated = self.tabulated(length, batch, kv, draft_steps)
         steps = None if draft_steps is None else [draft_steps]
         added = 1 - self.tabulated(0, batch, kv) / tabulated
@@ -100,7 +100,7 @@ class CostModel:
 
     def has_measured(self, kind: str, batch: int, kv: int) -> bool:
         """Whether such steps were measured in the region of this batch."""
-        return _key(kind, batch, kv) in self.corrections
+        return _key(kind, region(batch, kv)) in self.corrections
 
     def _factors(self, kind: str, batch: int, kv: int) -> tuple[float, float]:
         """Measured over tabulated seconds: of plain steps, and of what drafting adds to them."""
@@ -115,7 +115,7 @@ class CostModel:
 
     def _mean(self, kind: str, where: Region) -> tuple[float, float]:
         """Ratio and share of the correction of a region; 1 and 0 where nothing was measured there."""
-        ratio, share, _ = self.corrections.get("/".join(map(str, (kind, *where))), (1.0, 0.0, 0.0))
+        ratio, share, _ = self.corrections.get(_key(kind, where), (1.0, 0.0, 0.0))
         return ratio, share
 
     def _nearest(self, kind: str, where: Region) -> Region:
@@ -126,12 +126,13 @@ class CostModel:
 
 
 def region(batch: int, kv: int) -> Region:
-    """What shares a correction: requests and cached tokens within a factor of two."""
+    """What shares a correction: requests within a factor of two, and so cached tokens, counted in 4,096."""
     return batch.bit_length(), (kv >> 12).bit_length()
 
 
-def _key(kind: str, batch: int, kv: int) -> str:
-    return "/".join(map(str, (kind, *region(batch, kv))))
+def _key(kind: str, where: Region) -> str:
+    batch, kv = where
+    return f"{kind}/{batch}/{kv}"
 
 
 def _interpolate(x: int, xs: list[int], ys: list[float]) -> float:
