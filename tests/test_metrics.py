@@ -23,7 +23,7 @@ DASHBOARD = ROOT / "configs/grafana-vllm-std.json"
 ACCEPTANCE = [0.91, 0.88, 0.85]
 PAYLOAD = {
     "lengths": {"0": 1, "3": 2}, "reasons": {"cost": 1, "on": 2}, "off": {"cost": 1}, "speedup": 1.31, "kept": 0.031,
-    "acceptance": ACCEPTANCE, "faults": {},
+    "acceptance": ACCEPTANCE, "faults": {}, "proposals": [3, 12],
 }  # fmt: skip
 
 
@@ -71,11 +71,12 @@ def test_steps_are_counted_until_they_are_handed_over():
     steps.count(0, "idle", speedup=1.0, kept=0.5)
     assert steps.collect([]) == {
         "lengths": {"0": 1}, "reasons": {"idle": 1}, "off": {"idle": 1}, "speedup": 1.0, "kept": None,
-        "acceptance": [],
+        "acceptance": [], "proposals": [0, 0],
     }  # fmt: skip
     steps.count(3, "on", speedup=1.2, kept=0.031)
     steps.count(3, "on", speedup=1.31, kept=0.031)
     steps.count(0, "cost", speedup=1.0, kept=1.0)
+    steps.count_proposals([[2, 1], [8, 4]])
     assert steps.collect(ACCEPTANCE) | {"faults": {}} == PAYLOAD | {"speedup": 1.0}
     assert steps.collect(ACCEPTANCE) is None
 
@@ -135,6 +136,7 @@ def test_metrics_stand_beside_those_of_vllm(manager):
     }  # fmt: skip
     for position, rate in enumerate(ACCEPTANCE):
         assert shown("vllm:std_acceptance_rate", position=str(position), **mine) == rate
+    assert [shown("vllm:std_proposals", outcome=outcome, **mine) for outcome in ("true", "false")] == [6, 18]
     for name, value in (("estimated_speedup", 1.31), ("kept_share", 0.031)):
         assert shown(f"vllm:std_{name}", **mine) == value
         assert shown(f"vllm:std_{name}", engine="0") == 0
@@ -166,7 +168,8 @@ def test_a_line_tells_of_the_steps_since_the_last_one(manager, lines):
     whole.log()
     assert lines() == [
         "std metrics: Mean draft length: 1.50 (0: 50.0%, 3: 50.0%), Estimated speedup: 1.31x, Kept: 3.1% of context, "
-        "Acceptance by position: 0.91, 0.88, 0.85, Off because: cost 50.0%"
+        "Acceptance by position: 0.91, 0.88, 0.85, Proposals true: 25.0%, "
+        "Off because: cost 50.0%"
     ]
     whole.log()
     assert len(lines()) == 1
