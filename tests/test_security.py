@@ -20,7 +20,7 @@ PACKAGE = ROOT / "vllm_std"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # Modules that open files for writing: the cost table, and what a user of the command line names.
 WRITERS = {
-    "control/costs.py",
+    "control/cost_file.py",
     "tools/acceptance/command.py",
     "tools/acceptance/plot.py",
     "tools/acceptance/records.py",
