@@ -1,14 +1,20 @@
-"""Compiles the kernels of selection for an H100 that need not be there; run by test_kernels.py, without interpreter."""
+"""Compiles the kernels of selection and of proposals for an H100 that need not be there.
+
+Run by test_kernels.py, without interpreter.
+"""
 
 import re
+from types import SimpleNamespace
 
 import torch
 from pipelines import Pipeline, key_cache
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
+from vllm.v1.worker.gpu.input_batch import InputBuffers
 
 from vllm_std.mask import MaskShape
+from vllm_std.proposals.passes import DraftPasses, Lookup
 from vllm_std.selection import keys
 
 LAYERS, REQS, BLOCKS = 2, 4, 100
@@ -49,6 +55,21 @@ def compile_all(dtype, cached, block_size, heads, kv_heads, size, plain) -> None
     pipeline.fill()
 
 
+def compile_proposals() -> None:
+    reqs, tokens = 32, torch.zeros(32, 1 << 17, dtype=torch.int32)
+    speculator = SimpleNamespace(
+        idx_mapping=torch.zeros(reqs, dtype=torch.int64),
+        draft_tokens=torch.zeros(reqs, 9, dtype=torch.int64),
+        input_buffers=InputBuffers(reqs, 2048, torch.device("cpu")),
+    )
+    passes = DraftPasses(speculator, tokens, Lookup(3, 1, 3, (1, 2)), 8)
+    passes.begin(torch.ones(reqs, dtype=torch.int64), 8)
+    passes.prepare(reqs)
+    passes.accept(torch.zeros(reqs * passes.query_len, dtype=torch.int64), reqs)
+    for dtype in (torch.bfloat16, torch.float32):
+        passes.fill(reqs, torch.zeros(reqs, 8, 1000, dtype=dtype))
+
+
 def main() -> None:
     compiled, prefetching, overlapping, original = set(), set(), set(), JITFunction.run
 
@@ -71,6 +92,7 @@ def main() -> None:
     assert overlapping == prefetching, "and not wait for all of them"
     for case in CASES[1:]:
         compile_all(*case)
+    compile_proposals()
     print("compiled", *sorted(compiled))
 
 

@@ -77,6 +77,14 @@ def test_attention_over_a_mask_takes_what_was_measured():
     assert dense == pytest.approx(asked.shape.layers * attention["dense_ms"], rel=0.15)
 
 
+def test_tokens_beside_the_first_cost_a_draft_step_what_they_compute():
+    asked, mask = workload(batch=64), MaskShape.plan(1024, 16, 64, 16, 32000)
+    one, four = (estimate(asked.shape, asked.device, mask, 64, 7, query_len=length).draft for length in (1, 4))
+    parts = [sum(pass_parts(asked.shape, asked.device, tokens).values()) for tokens in (64, 256)]
+    assert four[-1] - one[-1] == pytest.approx(parts[1] - parts[0])
+    assert four[0] == pytest.approx(one[0], rel=0.01), "the weights are read once"
+
+
 def test_a_draft_step_costs_a_third_of_a_plain_one_at_32x32k_and_nearly_all_of_it_at_batch_1():
     draft_ms = {batch: fastest(predictions(workload(batch))).draft_ms for batch in (1, 32)}
     share = {batch: ms / 1e3 / plain_seconds(workload(batch)) for batch, ms in draft_ms.items()}
@@ -308,7 +316,7 @@ def engine_config(folder: Path, **options):
     return SimpleNamespace(
         model_config=ModelConfig(model=str(folder), skip_tokenizer_init=True, **options),
         speculative_config=SimpleNamespace(
-            mask_shape=lambda block: MaskShape.plan(1024, 16, 64, block, 32000), num_speculative_tokens=5
+            mask_shape=lambda block: MaskShape.plan(1024, 16, 64, block, 32000), num_speculative_tokens=5, proposals=0
         ),
         scheduler_config=SimpleNamespace(max_num_seqs=32), parallel_config=SimpleNamespace(tensor_parallel_size=1),
         cache_config=SimpleNamespace(block_size=16, cache_dtype="auto"),

@@ -8,6 +8,8 @@ counts: [reqs] drafts so far; limit: [1] drafts that are wanted.
 import triton
 import triton.language as tl
 
+__all__ = ["accept_samples", "fill_drafts", "fill_logits", "find_matches", "prepare_pass"]
+
 
 @triton.jit
 def _token(tokens, drafts, base, at, mask):

@@ -50,12 +50,19 @@ def summary_bytes(shape: Shape, block_size: int) -> float:
 
 
 def estimate(
-    shape: Shape, device: Device, mask: MaskShape, max_batch: int, gamma: int, context: int | None = None
+    shape: Shape,
+    device: Device,
+    mask: MaskShape,
+    max_batch: int,
+    gamma: int,
+    context: int | None = None,
+    query_len: int = 1,
 ) -> CostModel:
     """The costs of drafting with `mask`, up to so many requests and drafts of each; context: tokens of a request, where
-    that is known: windows may be longer."""
+    that is known: windows may be longer; query_len: tokens of each request in a draft step."""
     tokens, batch = _grid(max_batch * (gamma + 1)), _grid(max_batch)
-    base = {count: sum(pass_parts(shape, device, count).values()) for count in {*tokens, *batch}}
+    counts = {*tokens, *(query_len * count for count in batch)}
+    base = {count: sum(pass_parts(shape, device, count).values()) for count in counts}
     masked, scattered = masked_seconds(shape, device, mask), SCATTERED * device.bandwidth
     read = KeyReads.plan(mask).most  # of long contexts; short ones read fewer, which this overstates
     keys = read * mask.block_size * shape.kv_bytes / 2 / scattered  # of one request
@@ -65,7 +72,7 @@ def estimate(
         tokens=tokens,
         dense=[base[count] for count in tokens],
         batch=batch,
-        draft=[base[count] + count * (masked + windows) for count in batch],
+        draft=[base[query_len * count] + count * (masked + windows) for count in batch],
         select=[SELECTION + count * keys for count in batch],
         per_kv=kv_seconds(shape, device),
         select_per_kv=(summary_bytes(shape, mask.block_size) + scores) / scattered,
@@ -79,7 +86,9 @@ def for_engine(vllm_config, device_name: str) -> CostModel:
     options, scheduler = vllm_config.speculative_config, vllm_config.scheduler_config
     shape, gamma = engine_shape(vllm_config), options.num_speculative_tokens
     mask, longest = options.mask_shape(vllm_config.cache_config.block_size), vllm_config.model_config.max_model_len
-    return estimate(shape, device_here(device_name), mask, scheduler.max_num_seqs, gamma, longest)
+    return estimate(
+        shape, device_here(device_name), mask, scheduler.max_num_seqs, gamma, longest, 1 + options.proposals
+    )
 
 
 def engine_windows(vllm_config, device_name: str) -> float:
