@@ -123,6 +123,10 @@ BAD_OPTIONS = [
     ("top_k", 64, "leaves no block to choose"),
     *(("sink", value, "whole number") for value in (-1, 1.5)),
     *(("recent", value, "whole number") for value in (-1, "64")),
+    *(("proposals", value, "whole number of tokens >= 0") for value in (-1, 1.5, None)),
+    ("proposals", 4096, "at most 1024"),
+    *(("prompt_lookup_max", value, "whole number of tokens >= 1") for value in (0, 2.0)),
+    ("prompt_lookup_min", 2, "give proposals"),
     ("selection", "best", "use one of verify, text, streaming"),
     ("selection", ["verify"], "use one of verify, text, streaming"),
     ("rejection_sample_method", "fly", "standard, block, synthetic"),
@@ -173,6 +177,7 @@ def test_a_watermark_is_refused():
 
 
 POINTLESS = [
+    ("prompt_lookup_min=5", "prompt_lookup_min <= 4", {"proposals": 2, "prompt_lookup_min": 5, "prompt_lookup_max": 4}),
     ("refresh=4", "use selection verify", {"refresh": 4, "selection": "text"}),
     ("top_k=0.05 of max_model_len=1024, 52 tokens,", "top_k >= 128", {"top_k": 0.05, "top_k_floor": 0}),
 ]
@@ -201,6 +206,25 @@ def test_an_option_given_twice_is_refused():
         speculative(python_args(spec_tokens=3, speculative_config=OPTIONS))
     with pytest.raises(ValueError, match="given twice"):
         speculative(python_args(spec_method="std", speculative_config={"method": "ngram"}))
+
+
+@pytest.mark.parametrize(
+    "given,n_grams",
+    [({}, (1, 3)), ({"prompt_lookup_min": 5}, (5, 5)), ({"prompt_lookup_max": 2}, (1, 2))],
+    ids=str,
+)
+def test_lengths_of_n_grams(given, n_grams):
+    config = speculative(python_args(speculative_config={"method": "std", "proposals": 2, **given}))
+    assert (config.prompt_lookup_min, config.prompt_lookup_max) == n_grams
+    assert config.changed(refresh=2).proposals == 2
+
+
+def test_more_proposals_than_fit_in_a_pass_are_refused():
+    asked = {"method": "std", "proposals": 7}
+    with pytest.raises(
+        ValueError, match="proposals=7: use fewer, --max-num-batched-tokens 4096, or a smaller --max-num"
+    ):
+        python_args(speculative_config=asked, max_num_seqs=512, max_num_batched_tokens=2048).create_engine_config()
 
 
 BAD_SETTINGS = [

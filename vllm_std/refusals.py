@@ -66,8 +66,6 @@ def _settings(vllm_config) -> Iterator[Refusal]:
     tokens = (1 + proposals) * scheduler.max_num_seqs  # of a draft step
     if proposals and tokens > scheduler.max_num_batched_tokens:
         yield "proposals", proposals, f"use fewer, --max-num-batched-tokens {tokens}, or a smaller --max-num-seqs"
-    if proposals and getattr(vllm_config, "watermark_config", None) is not None:
-        yield "proposals", proposals, "use proposals 0 with watermarks"
     backend = vllm_config.attention_config.backend
     if backend is not None and backend.name not in BACKENDS:
         yield "--attention-backend", backend.name, f"use {' or '.join(BACKENDS)}"
