@@ -23,7 +23,7 @@ import triton.language as tl
 from cpu_graphs import CPUGraph, NeverWaits, capture, decode_graphs
 from vllm import SamplingParams
 
-PROMPTS, ANSWERS = token_prompts([45, 200, 97, 160, 20]), [5, 30, 12, 30, 20]
+PROMPTS, ANSWERS = token_prompts([45, 200, 97, 160, 20]), [5, 32, 12, 32, 20]
 
 
 # ------------------------------------------------------------ the stand-in
@@ -202,7 +202,7 @@ def test_plain_decoding(engines, models, plain_answers):
     with decode_graphs(llm) as target:
         assert answers(llm) == expected
         # The prompts take the first pass; then five requests, four, three, and two until the end.
-        assert replays(target) == {8: 4, 4: 15, 2: 10, 1: 0}
+        assert replays(target) == {8: 4, 4: 15, 2: 12, 1: 0}
     assert answers(llm) == expected
 
 
@@ -319,7 +319,7 @@ def test_a_round_never_waits_for_the_device(engines, models, plain_answers, monk
     with graphs(llm):
         monkeypatch.setattr(speculator, "propose", propose)
         assert answers(llm) == plain_answers
-    assert len(rounds) > 20
+    assert len(rounds) > 20 and not speculator.std.faults.logged
 
 
 @pytest.mark.engine
