@@ -54,7 +54,7 @@ class CPUGraph:
         # The count includes the one who asks.
         if any(torch._C._storage_Use_Count(storage) - 1 <= held for storage, held in self.inputs.items()):
             raise RuntimeError("the graph uses a tensor that was allocated before its capture and has been freed since")
-        with torch.inference_mode():
+        with torch.inference_mode(), _disable_current_modes():  # one launch: whoever watches operators sees none of it
             self.spoil()
             for step in self.steps:
                 step()
