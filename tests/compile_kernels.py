@@ -14,7 +14,8 @@ from triton.runtime.jit import JITFunction
 from vllm.v1.worker.gpu.input_batch import InputBuffers
 
 from vllm_std.mask import MaskShape
-from vllm_std.proposals.passes import DraftPasses, Lookup
+from vllm_std.proposals.lookup import Lookup
+from vllm_std.proposals.passes import DraftPasses
 from vllm_std.selection import keys
 
 LAYERS, REQS, BLOCKS = 2, 4, 100

@@ -10,7 +10,8 @@ from vllm_std.control import Controller
 from vllm_std.control.cost_model import CostModel
 from vllm_std.control.proposals import ProposalEstimator
 from vllm_std.proposals import passes
-from vllm_std.proposals.passes import DraftPasses, Lookup
+from vllm_std.proposals.lookup import Lookup
+from vllm_std.proposals.passes import DraftPasses
 from vllm_std.selection import keys
 
 pytestmark = pytest.mark.unit

@@ -17,7 +17,6 @@ LOSSLESS_METHODS = ("standard", "block", "synthetic")  # of rejection sampling; 
 SYNTHETIC_OPTIONS = ("synthetic_acceptance_rates", "synthetic_acceptance_length")  # of `synthetic` alone
 DEFAULT_TOP_K = 1024  # tokens, as in the paper
 DEFAULT_FLOOR = 256  # tokens that a share of the context keeps at least
-DEFAULT_LOOKUP = (1, 3)  # least and most tokens of an n-gram
 DRAFT_LENGTHS = (0, 1, 2, 3, 5, 8, 13, 21)  # tokens; far apart where long, because each may need CUDA graphs of its own
 
 LOOKUP_OPTIONS = ("proposals", "prompt_lookup_min", "prompt_lookup_max")
@@ -105,7 +104,9 @@ class StdConfig(SpeculativeConfig):
         self._refuse_pointless()
         if isinstance(self.top_k, float) and self.top_k_floor is None:
             self.top_k_floor = min(DEFAULT_FLOOR, limit)
-        self._set_lookup()
+        if self.proposals:
+            given = self.prompt_lookup_min, self.prompt_lookup_max
+            self.prompt_lookup_min, self.prompt_lookup_max = values.ngram_lengths(*given)
 
     def _refuse_pointless(self) -> None:
         """Raise ValueError for an option that does nothing with the others."""
@@ -120,19 +121,6 @@ class StdConfig(SpeculativeConfig):
         if self.rejection_sample_method != "synthetic":
             for option in SYNTHETIC_OPTIONS:
                 values.refuse_pointless(option, getattr(self, option), "use rejection_sample_method synthetic")
-
-    def _set_lookup(self) -> None:
-        """Raises ValueError where the least n-gram is longer than the longest."""
-        if not self.proposals:
-            return
-        least, most = self.prompt_lookup_min, self.prompt_lookup_max
-        self.prompt_lookup_max = max(DEFAULT_LOOKUP[1], least or 1) if most is None else most
-        self.prompt_lookup_min = min(DEFAULT_LOOKUP[0], self.prompt_lookup_max) if least is None else least
-        if self.prompt_lookup_min > self.prompt_lookup_max:
-            raise ValueError(
-                f"prompt_lookup_min={self.prompt_lookup_min} is more than prompt_lookup_max={self.prompt_lookup_max}; "
-                f"use prompt_lookup_min <= {self.prompt_lookup_max}."
-            )
 
     def mask_shape(self, block_size: int) -> MaskShape:
         """Raises ValueError where blocks of so many tokens leave none to choose."""

@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import ValidationInfo
 
 LEAST = {"sink": 0, "recent": 0, "top_k_floor": 0, "proposals": 0}  # of options that are whole numbers; of the others 1
+N_GRAM = 1, 3  # least and most tokens of an n-gram, where not given
 LONGEST_SHOWN = 80  # characters of a value in an error message
 
 
@@ -75,6 +76,18 @@ def mean_length(value: Any, info: ValidationInfo) -> float | None:
             f"synthetic_acceptance_length={shown(value)} is not a number from 1 to num_speculative_tokens + 1."
         )
     return value
+
+
+def ngram_lengths(least: int | None, most: int | None) -> tuple[int, int]:
+    """Least and most tokens of an n-gram; None: not given. Raises ValueError where the least is more than the most."""
+    longest = max(N_GRAM[1], least or 1) if most is None else most
+    shortest = min(N_GRAM[0], longest) if least is None else least
+    if shortest > longest:
+        raise ValueError(
+            f"prompt_lookup_min={shortest} is more than prompt_lookup_max={longest}; "
+            f"use prompt_lookup_min <= {longest}."
+        )
+    return shortest, longest
 
 
 def at_most(option: str, value: int | float | None, max_model_len: int) -> None:

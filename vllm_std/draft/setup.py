@@ -10,7 +10,8 @@ from vllm_std.draft.target import Target
 from vllm_std.patches.groups import draft_groups, require_backends, require_masked_attention
 from vllm_std.patches.metadata import plan_on_cpu
 from vllm_std.patches.spec_decode import TargetDependentARSpeculator
-from vllm_std.proposals.passes import DraftPasses, Lookup
+from vllm_std.proposals.lookup import Lookup
+from vllm_std.proposals.passes import DraftPasses
 from vllm_std.selection.batch import BatchBuffers
 from vllm_std.selection.reads import granule
 from vllm_std.selection.selector import Selector

@@ -1,44 +1,17 @@
 """What draft passes over several tokens of each request read and write, always at the same addresses."""
 
-from dataclasses import dataclass
-from typing import Any
-
 import torch
 import triton
 from torch import Tensor
 
-from vllm_std.config import StdConfig
 from vllm_std.mask import cdiv
 from vllm_std.patches.spec_decode import PAD_SLOT_ID
 from vllm_std.proposals import kernels, loops
+from vllm_std.proposals.lookup import Lookup
 from vllm_std.selection.keys import by_kernel
 
 PART = 2048  # positions that one program looks for n-grams at
 VOCABULARY_PART = 4096  # draft logits that one program writes
-
-
-@dataclass(frozen=True)
-class Lookup:
-    """Options of the n-gram lookup, as vLLM's `ngram` method has them.
-
-    proposals: tokens proposed for a pass. min_n, max_n: least and most tokens of an n-gram. placeholders: tokens that
-    stand for images, videos or audio, which are not proposed.
-    """
-
-    proposals: int
-    min_n: int
-    max_n: int
-    placeholders: tuple[int, ...]
-
-    @classmethod
-    def of(cls, options: StdConfig, hf_config: Any) -> "Lookup":
-        """hf_config: of the model, as transformers loads it."""
-        names = (f"{kind}_token_{what}" for kind in ("image", "video", "audio") for what in ("id", "index"))
-        found = {getattr(hf_config, name, None) for name in names}
-        placeholders = tuple(sorted(token for token in found if type(token) is int))
-        least, most = options.prompt_lookup_min, options.prompt_lookup_max
-        assert least is not None and most is not None  # set with `proposals`
-        return cls(options.proposals, least, most, placeholders)
 
 
 class DraftPasses:
