@@ -70,7 +70,7 @@ class Case(Pipeline):
         return tables.cpu(), seq_lens.cpu()
 
 
-CASES = [  # dtype, cached dtype, block size, query heads, KV heads, head size; few heads, each is a program to interpret
+CASES = [  # dtype, cached dtype, block size, query heads, KV heads, head size: few heads, each is a program
     (torch.float32, torch.float32, 16, 14, 2, 128),
     (torch.float32, torch.float32, 32, 9, 3, 64),
     (torch.float32, torch.float32, 128, 3, 3, 80),

@@ -75,7 +75,7 @@ class Part:
             for name, given in self.sides.items()
         }
         drafts = {name: given[:2] for name, given in self.drafts.items()}
-        return replace(self, rows=rows, sides=sides, drafts=drafts, tokens=96, turns=2, tiny=True)
+        return replace(self, rows=rows, sides=sides, drafts=drafts, tokens=64, turns=2, tiny=True)
 
 
 PARTS = {
