@@ -46,6 +46,17 @@ def pytest_configure(config):
         config.pluginmanager.register(support.Support(path))
 
 
+# Files of more than two minutes, the longest first; with two workers, what is left for the end is short.
+LONG = (
+    "test_demo", "test_load", "test_kernels", "test_server", "test_bench", "test_protocols", "test_gpu_day",
+    "test_distribution", "test_graphs", "test_triton_attention", "test_acceptance",
+)  # fmt: skip
+
+
+def place(path) -> int:
+    return LONG.index(path.stem) if path.stem in LONG else len(LONG)
+
+
 def cost(item) -> int:
     """Rank of an item's tier: 0 for servers, trained models and installations, 1 for engines, 2 for unit tests."""
     tiers = [name in item.keywords for name in ("engine", "unit")]
@@ -58,7 +69,7 @@ def pytest_collection_modifyitems(items):
     of_file = {}
     for item in items:
         of_file[item.path] = min(cost(item), of_file.get(item.path, 2))
-    items.sort(key=lambda item: of_file[item.path])
+    items.sort(key=lambda item: (place(item.path), of_file[item.path]))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -121,10 +121,10 @@ def pieces(stream: str) -> Iterator[str]:
 def answers(models, tmp_path_factory) -> dict[str, dict]:
     """{side: {(path, field): (status, body)}}; eight at a time, so that drafts of some are verified beside others."""
     found = {}
-    flags = ["--max-model-len", "1024", "--enable-auto-tool-choice",
-             "--tool-call-parser", "hermes"]  # fmt: skip
+    flags = ["--max-model-len", "1024", "--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
+    flags += ["--distributed-executor-backend", "uni"]  # and the variable: one process less
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+        patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         for side, more in {"plain": [], "std": ["--speculative-config", json.dumps(std())]}.items():
             log = tmp_path_factory.mktemp("protocols") / side
             with serve(str(models("llama")), log, *flags, *more) as url, ThreadPoolExecutor(8) as clients:

@@ -37,7 +37,8 @@ class Engine:
         self.runner = core.model_executor.driver_worker.worker.model_runner
         if side.startswith("std"):
             self.controller = self.scheduler.std.controller
-            self.fixed = FixedLength(self.bench.max_gamma)
+            proposals = self.llm.llm_engine.vllm_config.speculative_config.proposals
+            self.fixed = FixedLength(self.bench.max_gamma, proposals)
         self.stopwatch = Stopwatch(self.runner, std=side.startswith("std"))
         self.inputs: list = []
 

@@ -21,9 +21,9 @@ from vllm_std.selection import keys, queries, ranking, scoring, summaries
 
 GOAL = 2.0  # times the least time
 ROWS = ((32, 32768), (256, 2048), (8, 131072))  # requests, tokens of context
-TINY_ROWS = ((2, 512), (1, 256))
+TINY_ROWS = ((2, 128), (1, 64))
 LAYERS = 28  # with full attention
-TINY_LAYERS = 2
+TINY_LAYERS = 1
 REPEATS = 5  # of which the median counts
 REPLAYS = 10  # of a CUDA graph, in a repeat
 BUSY_CYCLES = 200_000_000  # of the GPU, which it waits so that no launch after them waits for the host

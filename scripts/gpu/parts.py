@@ -75,7 +75,7 @@ class Part:
             for name, given in self.sides.items()
         }
         drafts = {name: given[:2] for name, given in self.drafts.items()}
-        return replace(self, rows=rows, sides=sides, drafts=drafts, tokens=96, turns=2, tiny=True)
+        return replace(self, rows=rows, sides=sides, drafts=drafts, tokens=64, turns=2, tiny=True)
 
 
 PARTS = {
@@ -102,20 +102,26 @@ PARTS = {
         minutes=9,
     ),
     "smollm2": Part(
-        "SmolLM2-135M-Instruct", "smollm2", ((64, 7500),), {"std": std(top_k=1024), "ngram": NGRAM},
+        "SmolLM2-135M-Instruct", "smollm2", ((64, 7500),),
+        {"std": std(top_k=1024), "std proposals=3": std(top_k=1024, proposals=3), "ngram": NGRAM},
         {
             "std": (
                 (5, None, 0.0), ("adaptive", None, 0.0), (5, None, 0.7), ("adaptive", None, 0.7), (7, None, 0.0),
                 (3, None, 0.0),
             ),
+            "std proposals=3": ((7, None, 0.0), ("adaptive", None, 0.0), ("adaptive", None, 0.7)),
             "ngram": ((5, None, 0.0), (5, None, 0.7)),
         },
-        minutes=5, tokens=128, together=True,
+        minutes=6, tokens=128, together=True,
     ),
     "video": Part(
-        "bundled video model", "video", ((64, 8100),), {"std": std(top_k=192)},
-        {"std": ((5, None, 0.0), ("adaptive", None, 0.0), (7, None, 0.0), ("adaptive", None, 0.7), (3, None, 0.0))},
-        minutes=5, tokens=128, together=True,
+        "bundled video model", "video", ((64, 8100),),
+        {"std": std(top_k=192), "std proposals=3": std(top_k=192, proposals=3)},
+        {
+            "std": ((5, None, 0.0), ("adaptive", None, 0.0), (7, None, 0.0), ("adaptive", None, 0.7), (3, None, 0.0)),
+            "std proposals=3": ((7, None, 0.0), ("adaptive", None, 0.0)),
+        },
+        minutes=6, tokens=128, together=True,
     ),
     "never-slower": Part(
         "Qwen2-VL-7B's decoder, dummy weights, std with its defaults", "qwen2-7b", ((1, 32000), (32, 2048)),
