@@ -304,10 +304,11 @@ def test_one_graph_serves_requests_with_different_drafts(engines, models, plain_
     assert (1, None) in {(uniform, most) for _, uniform, most in passes}, "plain steps have graphs of their own"
 
 
+@pytest.mark.parametrize("proposals", [0, 2])
 @pytest.mark.engine
-def test_a_round_never_waits_for_the_device(engines, models, plain_answers, monkeypatch):
+def test_a_round_never_waits_for_the_device(engines, models, plain_answers, monkeypatch, proposals):
     """From the sampler's results to the drafts; operators that wait on a GPU are errors."""
-    llm, rounds = engines(models("llama"), std()), []
+    llm, rounds = engines(models("llama"), std(proposals=proposals)), []
     speculator = speculator_of(llm)
     plain = speculator.propose
 
@@ -316,6 +317,8 @@ def test_a_round_never_waits_for_the_device(engines, models, plain_answers, monk
             rounds.append(1)
             return plain(*args, **kwargs)
 
+    if proposals:  # fewer steps than drafts, so that some are missing
+        monkeypatch.setattr(speculator.std, "num_steps", lambda length: min(2, length))
     with graphs(llm):
         monkeypatch.setattr(speculator, "propose", propose)
         assert answers(llm) == plain_answers
