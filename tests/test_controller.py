@@ -218,7 +218,7 @@ def test_a_batch_is_drafted_for_although_one_opted_out_and_not_if_all_did():
 
 def test_a_fixed_length_is_drafted_unless_nobody_wants_drafts():
     fixed = FixedLength(3)
-    assert fixed.choose(["a", "b"], 0, {"a"}) == Choice(3, "fixed")
+    assert fixed.choose(["a", "b"], 0, {"a"}) == Choice(3, "fixed", steps=3)
     assert fixed.choose([], 0) == fixed.choose(["a"], 0, {"a"}) == Choice(0, "idle")
     for _ in range(100):
         fixed.observe("b", 3, 2)
