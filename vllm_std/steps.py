@@ -1,10 +1,19 @@
-"""Statistics of steps: counted by the scheduler, and sent to the metrics with vLLM's own statistics."""
+"""Scheduling steps: which of them leave queries; and their statistics, which the scheduler counts and sends to the
+metrics with vLLM's own."""
 
 from collections import Counter
 from typing import Any
 
 # Why a step drafts as much as it does; the last four do not draft.
 REASONS = ("on", "explore", "fixed", "unscored", "cost", "acceptance", "idle", "fault")
+
+
+def leaves_queries(max_query_len: int) -> bool:
+    """Whether a dense pass leaves observation queries; max_query_len: most tokens of a request in it.
+
+    Not a pass of one token per request: it is one of plain decoding, whose CUDA graphs are vLLM's own.
+    """
+    return max_query_len > 1
 
 
 class StepStats:

@@ -17,7 +17,7 @@ from vllm_std.control.step import Step, verified_drafts
 from vllm_std.faults import Faults
 from vllm_std.mask import MaskShape
 from vllm_std.patches.requests import opts_out
-from vllm_std.steps import StepStats
+from vllm_std.steps import StepStats, leaves_queries
 
 LONGEST_PAUSE = 1024  # steps without drafts after a fault, at most
 MEASURED_EVERY = 4  # plain steps of which one is measured: without drafts a step should cost what it costs without std
@@ -33,7 +33,6 @@ class DraftLengths:
         self.controller = controller
         self.mask = mask
         self.needs_queries = options.needs_queries
-        self.proposals = options.proposals
         self.opted_out: set[str] = set()
         self.choice = Choice(0, "idle")
         self.began = 0.0  # seconds, of the step that is being scheduled
@@ -85,8 +84,9 @@ class DraftLengths:
         verifies_unscored = self.unscored
         # A pass of one token per request leaves no queries to score with: one token is drafted over the last mask, and
         # the pass that verifies it leaves queries again.
-        tokens_each = max(output.num_scheduled_tokens.values(), default=0)
-        self.unscored = self.choice.length > 0 and self.needs_queries and tokens_each == 1
+        tokens = output.num_scheduled_tokens.values()
+        without_queries = bool(tokens) and not leaves_queries(max(tokens))
+        self.unscored = self.choice.length > 0 and self.needs_queries and without_queries
         length = 1 if self.unscored else self.choice.length
         output.num_spec_tokens_to_schedule = length
         if getattr(output, "skip_drafts", False):  # vLLM 0.33 proposes none where all its requests end with this step

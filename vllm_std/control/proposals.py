@@ -1,5 +1,6 @@
 """How often the proposals of draft steps come true, and how many draft steps a round therefore needs."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,22 +13,20 @@ class ProposalEstimator:
     """proposals: tokens that a draft step is given beyond the last one of a request.
 
     counts: [2, proposals] proposals by number that came true, and that were compared with a sample, of late.
+    drafts_a_step: drafts that a step is expected to make of a request; at least 1.
     """
 
     def __init__(self, proposals: int):
         self.counts = np.zeros((2, proposals))
+        self.drafts_a_step = 1.0
 
     def count(self, outcomes: Sequence[Sequence[int]]) -> None:
         """A round's outcomes, summed over its requests; [2][proposals], as `counts` has them."""
         self.counts = DECAY * self.counts + np.array(outcomes)
-
-    @property
-    def drafts_a_step(self) -> float:
-        """Drafts that a step is expected to make of a request; at least 1."""
         true, compared = self.counts
-        return 1 + float(np.cumprod(true / (compared + PRIOR_COMPARED)).sum())
+        self.drafts_a_step = 1 + float(np.cumprod(true / (compared + PRIOR_COMPARED)).sum())
 
     def steps(self, length: int) -> int:
         """Draft steps of a round of so many drafts. Requests that are given fewer drafts by them have proposals in the
         places that are left."""
-        return int(np.ceil(length / self.drafts_a_step))
+        return math.ceil(length / self.drafts_a_step)

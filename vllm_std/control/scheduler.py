@@ -41,7 +41,7 @@ class Drafting(Mixin):
 
     def schedule(self, *args, **kwargs):
         choice = self.std.begin(self._decoding)
-        self.num_lookahead_tokens = choice.length and choice.length + self.std.proposals
+        self.num_lookahead_tokens = choice.length and choice.length + self.vllm_config.speculative_config.proposals
         # Without a lookup vLLM pads a request whose prompt is cached to the longest round, as the others of its batch.
         padded = choice.length and isinstance(self.std.controller, FixedLength)
         self.dynamic_sd_lookup = None if padded else [self.num_spec_tokens] * (self.max_num_running_reqs + 1)

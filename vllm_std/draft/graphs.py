@@ -1,6 +1,6 @@
 """CUDA graphs of a round: selection is one, a draft step another, each for every batch size that vLLM captures.
 
-A round replays the first once and the second for each draft, so that every draft length runs on the same graphs.
+A round replays the first once and the second for each draft step, so that every draft length runs on the same graphs.
 """
 
 from typing import Any

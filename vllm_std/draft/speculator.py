@@ -22,9 +22,9 @@ from vllm_std.draft.metadata import eager_batch, map_windowed_tables, step_conte
 from vllm_std.draft.placeholders import placeholders
 from vllm_std.patches.failures import ranks_agree
 from vllm_std.patches.metadata import share_plan
-from vllm_std.patches.queries import leaves_queries
 from vllm_std.patches.spec_decode import prepare_decode_inputs
 from vllm_std.proposals.passes import DraftPasses
+from vllm_std.steps import leaves_queries
 
 
 class StdSpeculator(DraftGraphs):

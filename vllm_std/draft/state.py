@@ -22,11 +22,10 @@ from vllm_std.selection.selector import Selector
 
 class DraftState:
     """gamma: the longest draft length, tokens. drafting: whether a draft step is running. truncation: None where drafts
-    are greedy.
+    are greedy. passes: None without proposals; planned_steps: of the round to come, as the scheduler chose.
 
     target, queries: set by `load_model`. selector, group: by `set_attn`; group: the attention group of the full
-    layers. passes: where a draft step is given
-    proposals; planned_steps: of the round to come, by the scheduler. select_graphs: by `init_cudagraph_manager`.
+    layers. select_graphs: by `init_cudagraph_manager`.
     """
 
     target: Target

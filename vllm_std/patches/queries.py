@@ -6,6 +6,7 @@ from torch import Tensor
 from vllm.model_executor.layers.attention import Attention
 
 from vllm_std.patches.wrapping import Patch
+from vllm_std.steps import leaves_queries
 
 QUERIES = Patch(
     name="queries",
@@ -14,14 +15,6 @@ QUERIES = Patch(
     upstream="vLLM RFC #47351",
     remove_when="vLLM hands queries to speculators as it hands auxiliary hidden states",
 )
-
-
-def leaves_queries(max_query_len: int) -> bool:
-    """Whether a dense pass leaves observation queries; max_query_len: most tokens of a request in it.
-
-    Not a pass of one token per request: it is one of plain decoding, whose CUDA graphs are vLLM's own.
-    """
-    return max_query_len > 1
 
 
 def observe_queries(layer: Attention, index: int, capture: Callable[[int, Tensor, Tensor], None]) -> None:

@@ -33,10 +33,15 @@ NEEDS: dict[str, tuple[Need, ...]] = {
             "self, hidden_states, sample_src_positions, idx_mapping, temperature, seeds, draft_step, draft_logits, "
             "spec_step_idx, num_steps",
         ),
+        Need("calls", f"{TARGET}._prepare_eplb_forward", "self, num_unpadded_tokens"),
+        Need("reads", "vllm.v1.worker.gpu.states:RequestState", "all_token_ids"),
         Need("calls", f"{TARGET}._generate_draft", "self, num_reqs, num_tokens_padded, attn_metadata, slot_mappings, "
              "num_tokens_across_dp, cudagraph_runtime_mode, num_speculative_steps"),
         Need("calls", f"{TARGET}._copy_request_inputs", "self, num_reqs, idx_mapping, temperature, seeds, dummy_run="),
-        Need("calls", f"{TARGET}._build_uniform_batch_dp_sync", "self, target_dp_sync_state, num_reqs"),
+        Need(
+            "calls", f"{TARGET}._build_uniform_batch_dp_sync",
+            "self, target_dp_sync_state, num_reqs, num_query_per_req",
+        ),
         Need(
             "calls", f"{TARGET}._build_uniform_attn_metadata",
             "self, batch_desc, num_reqs, num_query_per_req, seq_lens_cpu_upper_bound, step=",

@@ -15,6 +15,7 @@ NEEDS: dict[str, tuple[Need, ...]] = {
         ),
         Need("overrides", "vllm.config:SpeculativeConfig.__post_init__", "self"),
         Need("overrides", "vllm.config:SpeculativeConfig.uses_draft_model", "self"),
+        Need("overrides", "vllm.config:SpeculativeConfig.use_ngram", "self"),
         Need(
             "reads", "vllm.config:SpeculativeConfig",
             "method num_speculative_tokens draft_sample_method rejection_sample_method synthetic_acceptance_rates "
