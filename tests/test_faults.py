@@ -7,7 +7,7 @@ import torch
 from helpers import Acceptance, greedy, runner_of, scheduler_of, speculator_of, std, token_prompts
 from vllm import SamplingParams
 
-from vllm_std.control import lengths
+from vllm_std.control import pause
 from vllm_std.draft import speculator as drafting
 
 pytestmark = [pytest.mark.engine, pytest.mark.versions]
@@ -48,7 +48,7 @@ def places(llm) -> dict:
 @pytest.fixture
 def no_rest(monkeypatch):
     """Drafting goes on at once after a fault."""
-    monkeypatch.setattr(lengths, "LONGEST_PAUSE", 0)
+    monkeypatch.setattr(pause, "LONGEST", 0)
 
 
 @pytest.fixture
@@ -104,8 +104,7 @@ def test_a_fault_costs_no_request_and_no_token(engine, monkeypatch, no_rest, err
 def test_a_round_that_always_fails_is_plain_decoding(engine, monkeypatch, method):
     """Drafting rests, each time twice as long: so the steps that verify nothing become rare."""
     llm, expected = engine
-    monkeypatch.setattr(scheduler_of(llm).std, "pause", 1)
-    monkeypatch.setattr(scheduler_of(llm).std, "pause_left", 0)
+    monkeypatch.setattr(scheduler_of(llm).std, "pause", pause.Pause())
     broken = fails(getattr(speculator_of(llm).std.selector, method), range(1000))
     with monkeypatch.context() as patch:
         patch.setattr(speculator_of(llm).std.selector, method, broken)

@@ -13,7 +13,7 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm.v1.worker.gpu.cudagraph_utils import ModelCudaGraphManager
 from vllm.v1.worker.gpu.spec_decode.target_dependent_ar.cudagraph_utils import SpeculatorCudaGraphManager
 
-from vllm_std.patches import graphs
+from vllm_std.patches import graph_batches, graphs
 
 pytestmark = [pytest.mark.engine, pytest.mark.versions]
 
@@ -41,7 +41,7 @@ def manager_of(config, mixed: bool) -> ModelCudaGraphManager:
     with cpu_graphs():
         query = options.num_speculative_tokens + 1
         manager = ModelCudaGraphManager(config, torch.device("cpu"), CUDAGraphMode.FULL_AND_PIECEWISE, query)
-    graphs.choose(manager, graphs.planned(config, mixed))
+    graphs.choose(manager, graph_batches.planned(config, mixed))
     manager._graphs_captured = True
     return manager
 
@@ -127,5 +127,5 @@ def test_sizes_that_a_user_gave_are_kept_to(engines, models, sizes, seqs, mode):
     assert {batch.num_tokens for batch in whole if batch.uniform_token_count == 1} == {min(s, seqs) for s in sizes}
     found = [batch.num_tokens for batch in draft._capture_descs[CUDAGraphMode.FULL]]
     assert found[0] == least and found[-1] == min(sizes[0], seqs)
-    mixed = graphs.planned(config, mixed=True)
+    mixed = graph_batches.planned(config, mixed=True)
     assert least == seqs or all("uniform_token_count" in batch for batch in mixed)

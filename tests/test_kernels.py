@@ -12,7 +12,8 @@ import triton.language as tl
 from pipelines import Pipeline, key_cache
 
 from vllm_std.mask import MaskShape
-from vllm_std.proposals import kernels as proposals
+from vllm_std.proposals import kernels as passes
+from vllm_std.proposals import matches
 from vllm_std.selection import kernels, keys
 from vllm_std.selection.keys import TRITON_DTYPES
 from vllm_std.selection.scoring import Scorer
@@ -30,7 +31,7 @@ def test_all_kernels_compile_for_hopper():
     script = str(Path(__file__).parent / "compile_kernels.py")
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=env, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
-    compiled = sorted([*kernels.__all__, *proposals.__all__])
+    compiled = sorted([*kernels.__all__, *passes.__all__, *matches.__all__])
     assert done.stdout.splitlines()[-1] == f"compiled {' '.join(compiled)}"
 
 

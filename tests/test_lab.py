@@ -206,16 +206,16 @@ def lab(engines, models, tmp_path, monkeypatch):
 
 @pytest.mark.engine
 def test_requests_that_come_one_by_one_get_what_they_get_together(engines, models, monkeypatch):
-    from vllm_std.patches import lab
+    from vllm_std.patches import offline
 
     llm = engines(models("llama"), std())
     inputs = [{"type": "token", **prompt} for prompt in token_prompts([40, 97, 33, 150])]
     params = [SamplingParams(temperature=0, max_tokens=24, ignore_eos=True) for _ in inputs]
-    together = [output.outputs[0].token_ids for output in lab.generate(llm, inputs, params)]
+    together = [output.outputs[0].token_ids for output in offline.generate(llm, inputs, params)]
     engine, running = llm.llm_engine, []
     step = engine.step
     monkeypatch.setattr(engine, "step", lambda: running.append(engine.get_num_unfinished_requests()) or step())
-    apart = [output.outputs[0].token_ids for output in lab.one_by_one(llm, inputs, params, apart=10)]
+    apart = [output.outputs[0].token_ids for output in offline.one_by_one(llm, inputs, params, apart=10)]
     assert apart == together
     assert running[0] == 1 and max(running) > 1, "the first is alone, and later ones run beside it"
 

@@ -10,16 +10,13 @@ from vllm.config.utils import config
 
 from vllm_std import option_values as values
 from vllm_std.mask import MaskShape
+from vllm_std.option_values import LOOKUP_OPTIONS, SYNTHETIC_OPTIONS
 
 SelectionPolicy = Literal["verify", "text", "streaming"]
-STATIC_POLICIES = ("text", "streaming")  # which do not score in each round, so that refresh does not apply to them
 LOSSLESS_METHODS = ("standard", "block", "synthetic")  # of rejection sampling; `synthetic` is for benchmarks
-SYNTHETIC_OPTIONS = ("synthetic_acceptance_rates", "synthetic_acceptance_length")  # of `synthetic` alone
 DEFAULT_TOP_K = 1024  # tokens, as in the paper
 DEFAULT_FLOOR = 256  # tokens that a share of the context keeps at least
 DRAFT_LENGTHS = (0, 1, 2, 3, 5, 8, 13, 21)  # tokens; far apart where long, because each may need CUDA graphs of its own
-
-LOOKUP_OPTIONS = ("proposals", "prompt_lookup_min", "prompt_lookup_max")
 WHOLE_NUMBERS = ("num_speculative_tokens", "top_k_floor", "refresh", "sink", "recent", *LOOKUP_OPTIONS)
 LENGTH_OPTIONS = ("num_speculative_tokens", "adaptive", "calibrate")
 SELECTION_OPTIONS = ("top_k", "top_k_floor", "selection", "refresh", "sink", "recent")
@@ -67,9 +64,7 @@ class StdConfig(SpeculativeConfig):
     rejection_sample_method: RejectionSampleMethod = "standard"
     """vLLM's own; `fly` is refused, because it is lossy."""
 
-    OPTIONS: ClassVar[tuple[str, ...]] = (
-        *LENGTH_OPTIONS, *SELECTION_OPTIONS, *LOOKUP_OPTIONS, *SAMPLING_OPTIONS
-    )  # fmt: skip
+    OPTIONS: ClassVar[tuple[str, ...]] = LENGTH_OPTIONS + SELECTION_OPTIONS + LOOKUP_OPTIONS + SAMPLING_OPTIONS
 
     costs: Any = field(default=None, init=False)
     """The cost model, once the engine has one (`control.CostModel`)."""
@@ -84,12 +79,7 @@ class StdConfig(SpeculativeConfig):
     @classmethod
     def from_options(cls, given: dict[str, Any], target_model_config, target_parallel_config) -> "StdConfig":
         """Build from what the user gave. Raises ValueError naming the option, its value and what works."""
-        unknown = sorted(set(given) - {"method", *cls.OPTIONS})
-        if unknown:
-            raise ValueError(
-                f"speculative method 'std' has no option {values.bare(unknown[0])}={values.shown(given[unknown[0]])}; "
-                f"it has {', '.join(cls.OPTIONS)}."
-            )
+        values.known(given, cls.OPTIONS)
         return cls(**given, target_model_config=target_model_config, target_parallel_config=target_parallel_config)
 
     def __post_init__(self):
@@ -101,26 +91,12 @@ class StdConfig(SpeculativeConfig):
             self.top_k = min(DEFAULT_TOP_K, limit)
         for option in ("top_k", *WHOLE_NUMBERS):
             values.at_most(option, getattr(self, option), limit)
-        self._refuse_pointless()
+        values.refuse_pointless(self)
         if isinstance(self.top_k, float) and self.top_k_floor is None:
             self.top_k_floor = min(DEFAULT_FLOOR, limit)
         if self.proposals:
-            given = self.prompt_lookup_min, self.prompt_lookup_max
-            self.prompt_lookup_min, self.prompt_lookup_max = values.ngram_lengths(*given)
-
-    def _refuse_pointless(self) -> None:
-        """Raise ValueError for an option that does nothing with the others."""
-        if not isinstance(self.top_k, float):
-            works = "give top_k as a share of the context, such as 0.05"
-            values.refuse_pointless("top_k_floor", self.top_k_floor, works)
-        if not self.proposals:
-            for option in LOOKUP_OPTIONS[1:]:
-                values.refuse_pointless(option, getattr(self, option), "give proposals, such as 3")
-        if self.selection in STATIC_POLICIES and self.refresh != 1:
-            values.refuse_pointless("refresh", self.refresh, "use selection verify")
-        if self.rejection_sample_method != "synthetic":
-            for option in SYNTHETIC_OPTIONS:
-                values.refuse_pointless(option, getattr(self, option), "use rejection_sample_method synthetic")
+            least, most = self.prompt_lookup_min, self.prompt_lookup_max
+            self.prompt_lookup_min, self.prompt_lookup_max = values.ngram_lengths(least, most)
 
     def mask_shape(self, block_size: int) -> MaskShape:
         """Raises ValueError where blocks of so many tokens leave none to choose."""

@@ -7,6 +7,9 @@ from pydantic import ValidationInfo
 
 LEAST = {"sink": 0, "recent": 0, "top_k_floor": 0, "proposals": 0}  # of options that are whole numbers; of the others 1
 N_GRAM = 1, 3  # least and most tokens of an n-gram, where not given
+STATIC_POLICIES = ("text", "streaming")  # which do not score in each round, so that refresh does not apply to them
+LOOKUP_OPTIONS = ("proposals", "prompt_lookup_min", "prompt_lookup_max")
+SYNTHETIC_OPTIONS = ("synthetic_acceptance_rates", "synthetic_acceptance_length")  # of rejection sampling `synthetic`
 LONGEST_SHOWN = 80  # characters of a value in an error message
 
 
@@ -97,7 +100,31 @@ def at_most(option: str, value: int | float | None, max_model_len: int) -> None:
         )
 
 
-def refuse_pointless(option: str, value: Any, works: str) -> None:
-    """Raise ValueError for an option that was given and has no effect; works: what it has an effect with."""
+def known(given: dict[str, Any], options: tuple[str, ...]) -> None:
+    """Raise ValueError for an option that std does not have."""
+    unknown = sorted(set(given) - {"method", *options})
+    if unknown:
+        raise ValueError(
+            f"speculative method 'std' has no option {bare(unknown[0])}={shown(given[unknown[0]])}; "
+            f"it has {', '.join(options)}."
+        )
+
+
+def refuse_pointless(options: Any) -> None:
+    """Raise ValueError for an option that does nothing with the others; options: a StdConfig."""
+    if not isinstance(options.top_k, float):
+        _refuse_given("top_k_floor", options.top_k_floor, "give top_k as a share of the context, such as 0.05")
+    if not options.proposals:
+        for option in LOOKUP_OPTIONS[1:]:
+            _refuse_given(option, getattr(options, option), "give proposals, such as 3")
+    if options.selection in STATIC_POLICIES and options.refresh != 1:
+        _refuse_given("refresh", options.refresh, "use selection verify")
+    if options.rejection_sample_method != "synthetic":
+        for option in SYNTHETIC_OPTIONS:
+            _refuse_given(option, getattr(options, option), "use rejection_sample_method synthetic")
+
+
+def _refuse_given(option: str, value: Any, works: str) -> None:
+    """Raise ValueError for an option that was given; works: what it has an effect with."""
     if value is not None:
         raise ValueError(f"{option}={shown(value)} has no effect with these options: {works}.")

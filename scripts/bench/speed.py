@@ -173,7 +173,7 @@ def speculative(group: Group, std: dict[str, Any]) -> dict[str, Any]:
 def load(llm, row: Row, tokens: int):
     from vllm import SamplingParams
 
-    from vllm_std.patches import lab
+    from vllm_std.patches import offline
 
     ends = {"ignore_eos": True, "detokenize": row.prompts != "random", "temperature": 0.0}
     params = [SamplingParams(max_tokens=tokens, **ends) for _ in range(row.batch)]
@@ -182,15 +182,15 @@ def load(llm, row: Row, tokens: int):
         return [
             {"type": "token", "prompt_token_ids": draw.choices(range(5, 1000), k=8100)} for _ in range(row.batch)
         ], params
-    return [lab.render(llm, prompt.messages, prompt.id) for prompt in questions(row)], params
+    return [offline.render(llm, prompt.messages, prompt.id) for prompt in questions(row)], params
 
 
 def run(llm, inputs: list, params: list, apart: int = 0) -> dict[str, Any]:
     """Seconds, tokens, drafted and accepted tokens, and the answers."""
-    from vllm_std.patches import lab
+    from vllm_std.patches import offline
 
     before, begun = counted(llm), time.perf_counter()
-    outputs = lab.one_by_one(llm, inputs, params, apart) if apart else lab.generate(llm, inputs, params)
+    outputs = offline.one_by_one(llm, inputs, params, apart) if apart else offline.generate(llm, inputs, params)
     seconds = time.perf_counter() - begun
     drafted, accepted = (after - then for after, then in zip(counted(llm), before))
     answers = [output.outputs[0] for output in outputs]

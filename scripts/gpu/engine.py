@@ -13,7 +13,7 @@ from vllm.utils import gpu_sync_debug
 from vllm.v1.worker.gpu.model_runner import GPUModelRunner
 
 from vllm_std.control import FixedLength
-from vllm_std.patches import lab
+from vllm_std.patches import lab, offline
 
 FEWEST_STEPS = 8  # with the full batch decoding; a cell with fewer is a failure
 FEWEST_STEPS_TINY = 4  # the same of a tiny model
@@ -114,7 +114,7 @@ class Engine:
         shared = dict(max_tokens=tokens, temperature=temperature, ignore_eos=ignore_eos, detokenize=False)
         params = [SamplingParams(seed=1000 * seed + number, **shared) for number in range(len(self.inputs))]
         self.stopwatch.begin()
-        outputs = lab.generate(self.llm, self.inputs, params)
+        outputs = offline.generate(self.llm, self.inputs, params)
         self.stopwatch.clock.idle()
         return outputs
 

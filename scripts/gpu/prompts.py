@@ -26,12 +26,12 @@ def random_prompts(llm, batch: int, context: int) -> list:
 def text_prompts(llm, batch: int, context: int) -> list:
     from bench.prompts import QUESTIONS, Maker
 
-    from vllm_std.patches import lab
+    from vllm_std.patches import offline
 
     make = Maker(llm.get_tokenizer(), context - 500, context, seed=0)
     tasks = list(QUESTIONS)
     texts = [make(tasks[number % len(tasks)], context, number)["prompt"] for number in range(batch)]
-    return [lab.render(llm, [{"role": "user", "content": text}], text[:40]) for text in texts]
+    return [offline.render(llm, [{"role": "user", "content": text}], text[:40]) for text in texts]
 
 
 def video_prompts(llm, batch: int, context: int) -> list:

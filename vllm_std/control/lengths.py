@@ -13,13 +13,13 @@ from vllm_std.config import StdConfig
 from vllm_std.control.choice import Choice
 from vllm_std.control.controller import Controller
 from vllm_std.control.fixed import FixedLength
+from vllm_std.control.pause import Pause
 from vllm_std.control.step import Step, verified_drafts
 from vllm_std.faults import Faults
 from vllm_std.mask import MaskShape
 from vllm_std.patches.requests import opts_out
 from vllm_std.steps import StepStats, leaves_queries
 
-LONGEST_PAUSE = 1024  # steps without drafts after a fault, at most
 MEASURED_EVERY = 4  # plain steps of which one is measured: without drafts a step should cost what it costs without std
 
 
@@ -43,8 +43,7 @@ class DraftLengths:
         self.plain_steps = 0  # in a row, up to it
         self.stats = StepStats()
         self.faults = Faults()
-        self.pause = 1  # steps without drafts after the next fault
-        self.pause_left = 0  # steps of the present pause still to come
+        self.pause = Pause()
 
     # ------------------------------------------------------------ requests
 
@@ -66,8 +65,7 @@ class DraftLengths:
         """Choose for the step to come; decoding: gives the requests that will decode after it."""
         self.began = time.perf_counter()
         self.choice = Choice(0, "fault")
-        if self.pause_left:
-            self.pause_left -= 1
+        if self.pause.step():
             return self.choice
         with self.faults.caught("scheduler"):
             requests = list(decoding())
@@ -107,16 +105,12 @@ class DraftLengths:
 
     def finish(self, step: Step, faults: dict[str, int], proposals: list[list[int]] | None) -> None:
         """The outcome of a step has come. faults: that the worker counted in it; proposals: outcomes of those of its
-        round, as `ProposalEstimator.count` takes them.
-        """
+        round, as `ProposalEstimator.count` takes them."""
         before = self.step
         self.step = step
         self.faults.counts.update(faults)
         if faults:
-            # A round that failed may fail again, and costs a step that verifies nothing: so drafting pauses, each time
-            # twice as long.
-            self.pause_left = self.pause
-            self.pause = min(2 * self.pause, LONGEST_PAUSE)
+            self.pause.begin()
         if step.requests:
             with self.faults.caught("scheduler"):
                 if proposals is not None:

@@ -9,7 +9,7 @@ MIB = 2**20  # bytes
 MESSAGE = (
     "std: the target drafts %s tokens a round over %s of its own KV cache, %s, selection=%s, in %s attention layers on "
     "%s. Room for KV is %.1f %% less than without: key summaries take %.1f MiB, observation queries %.1f, "
-    "selection %.1f."
+    "selection %.1f%s."
 )
 
 
@@ -21,7 +21,8 @@ def announce(speculator, kv_bytes: int) -> None:
     summary_bytes = selector.summaries.means.nbytes if selector.summaries else 0
     sizes = (selector.mask.block_size, len(layers), speculator.max_num_reqs, layers[0].num_heads)
     other_bytes = selection_bytes(options, *sizes)
-    std_bytes = query_bytes + summary_bytes + other_bytes
+    token_bytes = std.passes.tokens.nbytes if std.passes is not None else 0  # without proposals, the host has them
+    std_bytes = query_bytes + summary_bytes + other_bytes + token_bytes
     all_layers = len(attention_layers(speculator.vllm_config))
     logger.info_once(
         MESSAGE,
@@ -35,8 +36,9 @@ def announce(speculator, kv_bytes: int) -> None:
         summary_bytes / MIB,
         query_bytes / MIB,
         other_bytes / MIB,
+        f", token ids for proposals {token_bytes / MIB:.1f}" if token_bytes else "",
     )
-    _advise(speculator, (query_bytes + other_bytes) // speculator.max_num_reqs)
+    _advise(speculator, (query_bytes + other_bytes + token_bytes) // speculator.max_num_reqs)
 
 
 def _blocks(mask) -> str:

@@ -9,16 +9,15 @@ from torch import Tensor
 
 from vllm_std.draft.inputs import RoundInputs, StepBatch
 from vllm_std.draft.metadata import masked_metadata, step_context
-from vllm_std.draft.setup import DraftSetup
+from vllm_std.draft.steps import EAGER, DraftSteps
 from vllm_std.faults import logger
 from vllm_std.patches.graphs import thin
 from vllm_std.patches.spec_decode import CUDAGraphMode, SpeculatorCudaGraphManager, dispatch_cg_and_sync_dp
 
-EAGER = CUDAGraphMode.NONE
 FULL = CUDAGraphMode.FULL
 
 
-class DraftGraphs(DraftSetup):
+class DraftGraphs(DraftSteps):
     """Captures what `StdSpeculator` runs."""
 
     def init_cudagraph_manager(self, cudagraph_mode) -> None:

@@ -1,7 +1,5 @@
 """What the acceptance lab reads and switches inside an in-process engine; a server never comes here.
 
-render    LLM._preprocess_chat and _preprocess_cmpl, so that a prompt (its video too) is processed once for all cells
-generate  LLM._render_and_run_requests, which takes what was rendered; one_by_one: LLM.llm_engine and request_counter
 switch    Selector.change, the speculator's CUDA graphs and the scheduler's fixed draft length, while no request runs
 draft_steps  DraftPasses.count: what the proposals of each request came to
 passes    StdSpeculator.observe_verification: what the sampler kept of each request, before vLLM trims it to max_tokens
@@ -10,14 +8,11 @@ window    KVCacheCoordinator.find_longest_cache_hit: a prompt found in the prefi
 """
 
 import contextlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from vllm import RequestOutput
-from vllm.exceptions import VLLMValidationError
-from vllm.sampling_params import RequestOutputKind
 
 from vllm_std.patches.wrapping import Patch
 from vllm_std.selection.policies import Policy
@@ -25,7 +20,7 @@ from vllm_std.selection.policies import Policy
 LAB = Patch(
     name="lab",
     replaces=(
-        "five parts of an in-process engine, listed in patches.lab; only `vllm-std acceptance` and scripts that "
+        "four parts of an in-process engine, listed in patches.lab; only `vllm-std acceptance` and scripts that "
         "measure use it"
     ),
     why="vLLM counts drafts for all requests together, and fixes draft length and drafter at start-up",
@@ -34,38 +29,6 @@ LAB = Patch(
 )
 
 Passes = dict[str, list[tuple[int, int]]]
-
-
-def render(llm, messages: list[dict[str, Any]], name: str) -> dict[str, Any]:
-    """Engine input of a conversation (`prompt_token_ids`, ...). Raises ValueError, naming it, where vLLM refuses."""
-    try:
-        if llm.get_tokenizer().chat_template is None:
-            return llm._preprocess_cmpl([messages[-1]["content"]])[0]
-        return llm._preprocess_chat([messages])[0]
-    except VLLMValidationError as error:
-        raise ValueError(f"prompt {name}: {error}") from None
-
-
-def generate(llm, inputs: list[dict[str, Any]], params: list) -> list:
-    """One finished RequestOutput for each of what `render` gave, in order. `LLM.generate` would drop the videos."""
-    return llm._render_and_run_requests(iter(inputs), params, RequestOutput, use_tqdm=False)
-
-
-def one_by_one(llm, inputs: list[dict[str, Any]], params: list, apart: int) -> list:
-    """As `generate`; the next request comes when those before it have given `apart` more tokens."""
-    engine, outputs = llm.llm_engine, []
-    tokens: Counter[str] = Counter()  # of each request so far
-    waiting = list(zip(inputs, params))[::-1]
-    while waiting or engine.has_unfinished_requests():
-        if waiting and tokens.total() >= apart * (len(inputs) - len(waiting)):
-            given, wanted = waiting.pop()
-            wanted.output_kind = RequestOutputKind.CUMULATIVE
-            engine.add_request(str(next(llm.request_counter)), given, wanted)
-        for output in engine.step():
-            tokens[output.request_id] = len(output.outputs[0].token_ids)
-            if output.finished:
-                outputs.append(output)
-    return sorted(outputs, key=lambda output: int(output.request_id))
 
 
 class Bench:

@@ -1,4 +1,4 @@
-"""The Triton kernels of proposals; a CPU runs `loops` instead.
+"""The Triton kernels of draft passes; a CPU runs `loops` instead.
 
 A request's tokens are those of vLLM's request state before `base`, the position of the token sampled last; that token
 and the drafts after it stand in `drafts`. rows: [reqs] of vLLM's request state, -1 for a request that does not draft.
@@ -8,58 +8,9 @@ counts: [reqs] drafts so far; limit: [1] drafts that are wanted.
 import triton
 import triton.language as tl
 
-__all__ = ["accept_samples", "fill_drafts", "fill_logits", "find_matches", "prepare_pass"]
+from vllm_std.proposals.matches import proposed
 
-
-@triton.jit
-def _token(tokens, drafts, base, at, mask):
-    """Tokens at some positions of a request."""
-    verified = tl.load(tokens + at, mask=mask & (at < base), other=0).to(tl.int64)
-    drafted = tl.load(drafts + at - base, mask=mask & (at >= base), other=0)
-    return tl.where(at < base, verified, drafted)
-
-
-@triton.jit
-def find_matches(
-    found, num_parts, rows, bases, counts, limit, tokens, tokens_stride, drafts, drafts_stride, placeholders,
-    MIN_N: tl.constexpr, MAX_N: tl.constexpr, PLACEHOLDERS: tl.constexpr, SIZE: tl.constexpr,
-):  # fmt: skip
-    """found[request, part]: n * 2**32 + the position after it, of the longest earlier n-gram like a request's last
-    tokens, and the latest of these; 0 for none. A part is SIZE positions that an n-gram may end at."""
-    row, part = tl.program_id(0), tl.program_id(1)
-    slot = tl.load(rows + row)
-    count = tl.load(counts + row)
-    base = tl.load(bases + row)
-    last = base + count
-    best = tl.zeros((), tl.int64)
-    if (slot >= 0) & (count < tl.load(limit)) & (part * SIZE < last):
-        own = tokens + slot * tokens_stride
-        drafted = drafts + row * drafts_stride
-        at = part * SIZE + tl.arange(0, SIZE).to(tl.int64)
-        alike = at < last
-        following = _token(own, drafted, base, at + 1, alike)
-        for i in tl.static_range(PLACEHOLDERS):
-            alike = alike & (following != tl.load(placeholders + i))
-        length = tl.zeros([SIZE], tl.int64)
-        for i in tl.static_range(MAX_N):
-            wanted = _token(own, drafted, base, last - i, last >= i)
-            alike = alike & (at >= i) & (_token(own, drafted, base, at - i, alike & (at >= i)) == wanted)
-            length += alike.to(tl.int64)
-        best = tl.max(tl.where(length >= MIN_N, length * 4294967296 + at + 1, 0), axis=0)
-    tl.store(found + row * num_parts + part, best)
-
-
-@triton.jit
-def _proposed(own, drafted, base, last, found, num_parts, which, mask, PADDED_PARTS: tl.constexpr):
-    """The tokens proposed after position `last`, by number from 0 up; that token itself where no n-gram was found.
-
-    What follows an n-gram up to `last` is taken to be repeated after it.
-    """
-    part = tl.arange(0, PADDED_PARTS)
-    best = tl.max(tl.load(found + part, mask=part < num_parts, other=0), axis=0)
-    begin = best % 4294967296
-    at = tl.where(best > 0, begin + which % tl.maximum(last + 1 - begin, 1), last)
-    return _token(own, drafted, base, at, mask)
+__all__ = ["accept_samples", "fill_drafts", "fill_logits", "prepare_pass"]
 
 
 @triton.jit
@@ -83,7 +34,7 @@ def prepare_pass(
     own = tokens + tl.maximum(slot, 0) * tokens_stride
     drafted = drafts + row * drafts_stride
     inside = i < QUERY_LEN
-    token = _proposed(
+    token = proposed(
         own, drafted, base, last, found + row * num_parts, num_parts, i - 1, inside & (i > 0), PADDED_PARTS
     )
     token = tl.where(i == 0, tl.load(drafted + done), token)
@@ -146,7 +97,7 @@ def fill_drafts(
         own = tokens + slot * tokens_stride
         missing = i < wanted - count
         places = found + row * num_parts
-        token = _proposed(own, drafted, base, base + count, places, num_parts, i, missing, PADDED_PARTS)
+        token = proposed(own, drafted, base, base + count, places, num_parts, i, missing, PADDED_PARTS)
         tl.store(drafted + count + 1 + i, token, mask=missing)
 
 

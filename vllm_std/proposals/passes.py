@@ -6,7 +6,8 @@ from torch import Tensor
 
 from vllm_std.mask import cdiv
 from vllm_std.patches.spec_decode import PAD_SLOT_ID
-from vllm_std.proposals import kernels, loops
+from vllm_std.proposals import kernels, loops, matches
+from vllm_std.proposals.certainty import set_certain
 from vllm_std.proposals.lookup import Lookup
 from vllm_std.selection.keys import by_kernel
 
@@ -100,10 +101,10 @@ class DraftPasses:
         )  # fmt: skip
         if logits is None:
             return
-        for row in ((rows >= 0) & (counts < self.limit)).nonzero()[:, 0].tolist():
-            step = torch.arange(int(counts[row]), int(self.limit))
-            logits[rows[row], step] = torch.finfo(logits.dtype).min
-            logits[rows[row], step, self.drafts[row, step + 1]] = 0
+        step = torch.arange(self.gamma)
+        missing = (rows >= 0)[:, None] & (step >= counts[:, None]) & (step < self.limit)
+        row, step = missing.nonzero(as_tuple=True)
+        set_certain(logits, rows[row], step, self.drafts[row, step + 1])
 
     def count(self) -> None:
         """Send the outcomes of this round to the host, which does not wait for them."""
@@ -117,7 +118,7 @@ class DraftPasses:
 
     def _find(self, num_reqs: int) -> None:
         lookup = self.lookup
-        kernels.find_matches[num_reqs, self.found.shape[1]](
+        matches.find_matches[num_reqs, self.found.shape[1]](
             self.found, self.found.shape[1], self.rows, self.bases, self.counts, self.limit, self.tokens,
             self.tokens.stride(0), self.drafts, self.drafts.stride(0), self.placeholders, MIN_N=lookup.min_n,
             MAX_N=lookup.max_n, PLACEHOLDERS=len(lookup.placeholders), SIZE=PART,

@@ -3,11 +3,13 @@
 from vllm_std.patches.contract.need import GRAPHS, TARGET, Need
 
 NEEDS: dict[str, tuple[Need, ...]] = {
-    "lab": (
+    "offline": (
         Need("calls", "vllm.entrypoints.llm:LLM._preprocess_chat", "self, conversations"),
         Need("calls", "vllm.entrypoints.llm:LLM._preprocess_cmpl", "self, prompts"),
         Need("calls", "vllm.entrypoints.llm:LLM._render_and_run_requests", "self, prompts, params, output_type, "
              "use_tqdm="),
+    ),
+    "lab": (
         Need("overrides", f"{TARGET}.observe_verification", "self, idx_mapping, num_sampled, num_rejected"),
         Need("wraps", "vllm.v1.core.kv_cache_coordinator:KVCacheCoordinator.find_longest_cache_hit",
              "self, block_hashes, max_cache_hit_length, ..."),

@@ -39,7 +39,7 @@ def show_k(k: int | float) -> str:
 
 def make_cells(policies: str, ks: str, gammas: str, refreshes: str, temperatures: str) -> list[Cell]:
     """Cells from options of values separated by commas. Raises ValueError naming the option and what works."""
-    from vllm_std.config import STATIC_POLICIES
+    from vllm_std.option_values import STATIC_POLICIES
     from vllm_std.tools.acceptance.policies import POLICIES
 
     whole = "whole numbers >= 1"

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from vllm import LLM, EngineArgs, SamplingParams
 
-from vllm_std.patches import lab
+from vllm_std.patches import lab, offline
 from vllm_std.tools.acceptance.grid import Cell
 from vllm_std.tools.acceptance.policies import POLICIES
 from vllm_std.tools.acceptance.records import Records, count
@@ -74,7 +74,7 @@ def run(llm: LLM, settings: LabSettings, prompts: list[Prompt], records: Records
         task = progress.add_task("", total=len(todo))
         for first in range(0, len(waiting), settings.batch):
             chunk = waiting[first : first + settings.batch]
-            inputs = {prompt.id: lab.render(bench.llm, prompt.messages, prompt.id) for prompt in chunk}
+            inputs = {prompt.id: offline.render(bench.llm, prompt.messages, prompt.id) for prompt in chunk}
             _warn_of_recomputing(bench, settings, inputs, console)
             for cell in settings.cells:
                 asked = [prompt for prompt in chunk if (prompt.id, cell) in todo]
@@ -103,7 +103,7 @@ def _answers(
     params = [SamplingParams(seed=seed, **shared) for seed in seeds]
     bench.switch(cell.gamma, POLICIES[cell.policy], **cell.options)
     begun = time.perf_counter()
-    outputs = lab.generate(bench.llm, [inputs[prompt.id] for prompt in prompts], params)
+    outputs = offline.generate(bench.llm, [inputs[prompt.id] for prompt in prompts], params)
     seconds = time.perf_counter() - begun
     passes, steps = bench.passes(), bench.draft_steps()
     return [

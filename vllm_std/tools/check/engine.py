@@ -6,7 +6,7 @@ from typing import Any
 
 from vllm_std import advice
 from vllm_std.models import full_layers
-from vllm_std.patches import graphs, memory, probe
+from vllm_std.patches import graph_batches, graphs, memory, probe
 from vllm_std.refusals import BACKENDS
 from vllm_std.roofline.shape import Shape
 from vllm_std.tools.check.finding import Finding
@@ -66,7 +66,7 @@ def _resource_findings(config: Any) -> Iterator[Finding]:
     compilation = config.compilation_config
     mode = compilation.cudagraph_mode
     if compilation.cudagraph_capture_sizes and mode is not None and graphs.captures_decoding(mode):
-        planned = graphs.planned(config, probe.mixed_batches(config))
+        planned = graph_batches.planned(config, probe.mixed_batches(config))
         plain = sum(graph.get("uniform_token_count") == 1 for graph in planned)
         yield Finding("graphs", None, f"{len(planned)} CUDA graphs of the dense pass; {plain} without std")
 
