@@ -10,7 +10,6 @@ once before, so what is timed is decoding. A ratio is that of one turn, over the
 
 import itertools
 import json
-import os
 import re
 import statistics
 from dataclasses import asdict
@@ -19,7 +18,7 @@ from typing import Annotated, Any
 
 import marked
 import typer
-from speed_rows import GROUPS, ROOT, prepare
+from speed_rows import GROUPS, ROOT, hardware, prepare
 from speed_sides import PLAIN, Turns
 
 from vllm_std.tools.bench.ratio import ratio_of
@@ -59,27 +58,6 @@ def main(
                 typer.echo("\n".join(lines(record)))
 
 
-def hardware() -> dict[str, Any]:
-    from importlib.metadata import version
-
-    import torch
-
-    from vllm_std import __version__
-    from vllm_std.patches.wrapping import vllm_version
-
-    cpu = Path("/proc/cpuinfo").read_text()
-    name = next(text.split(":")[1].strip() for text in cpu.splitlines() if "model name" in text)
-    amx = " with AMX" if "amx_tile" in cpu else ""
-    return {
-        "device": f"{len(os.sched_getaffinity(0))} cores of {name}{amx}",
-        "dtype": "bfloat16", "threads": os.environ.get("OMP_NUM_THREADS"), "block_size": 32,
-        "vllm": vllm_version(), "vllm_std": __version__, "torch": torch.__version__, "numba": version("numba"),
-    }  # fmt: skip
-
-
-# ------------------------------------------------------------ the table
-
-
 def rates(record: dict, name: str) -> list[float]:
     """Tokens per second of each turn."""
     return [run["tokens"] / run["seconds"] for run in record["runs"] if run["side"] == name]
@@ -109,7 +87,7 @@ def line(record: dict, name: str) -> str:
     equal = f"{record['equal_to_plain_v2'][name]} of {row['batch']}" if not synthetic else "-"
     right = f"{record['right'][name]} of {row['batch']}" if "right" in record and not synthetic else "-"
     cells = [
-        record["title"], f"{row['batch']} x {row['context']}",
+        record["title"], f"{row['batch']} x {row['context']}", str(record["answer_tokens"]),
         options_of(record["std"][name]),
         ratio.markdown(),
         *(f"{rate:.0f}" for rate in medians), share, f"{tokens / max(tokens - accepted, 1):.1f}", equal, right,
@@ -125,22 +103,23 @@ def options_of(std: dict[str, Any]) -> str:
 
 
 HEAD = (
-    "model", "batch x context", "std with", "std over plain", "V1 tok/s", "V2 tok/s", "std tok/s", "accepted",
-    "tokens a pass", "equal answers", "right", "turns",
+    "model", "batch x context", "tokens an answer", "std with", "std over plain", "V1 tok/s", "V2 tok/s", "std tok/s",
+    "accepted", "tokens a pass", "equal answers", "right", "turns",
 )  # fmt: skip
 
 
 def tables() -> str:
-    """A table for each machine."""
-    return "\n\n".join(map(table, sorted(path for path in RESULTS.iterdir() if path.is_dir())))
+    """A table for each machine, the one with most rows first."""
+    folders = sorted(RESULTS.iterdir(), key=lambda folder: (-len(list(folder.iterdir())), folder))
+    return "\n\n".join(map(table, folders))
 
 
 def table(folder: Path) -> str:
     names = [row.name for group in GROUPS for row in group.rows]
     records = [json.loads(path.read_text()) for name in names if (path := folder / f"{name}.json").exists()]
     first = records[0]
-    said = f"{first['device']}, {first['dtype']}, vLLM {first['vllm']}, torch {first['torch']}; blocks of 32, greedy, "
-    said += f"{first['answer_tokens']} tokens an answer; median, lowest and highest of the turns of each side:"
+    said = f"{first['device']}, {first['dtype']}, vLLM {first['vllm']}, torch {first['torch']}; blocks of 32, greedy; "
+    said += "median, lowest and highest of the turns of each side:"
     return "\n".join(
         [said, "", f"| {' | '.join(HEAD)} |", "|---" * len(HEAD) + "|", *itertools.chain(*map(lines, records))]
     )

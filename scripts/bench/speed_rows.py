@@ -1,5 +1,6 @@
 """What `speed.py` times: models, and prompts with batch size and context length."""
 
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -129,3 +130,21 @@ def mha_model() -> str:
         shape |= {"num_key_value_heads": 4, "head_dim": 128, "vocab_size": 1024, "max_position_embeddings": 32768}
         LlamaForCausalLM(LlamaConfig(**shape)).to(torch.bfloat16).save_pretrained(folder)
     return str(folder)
+
+
+def hardware() -> dict[str, Any]:
+    from importlib.metadata import version
+
+    import torch
+
+    from vllm_std import __version__
+    from vllm_std.patches.wrapping import vllm_version
+
+    cpu = Path("/proc/cpuinfo").read_text()
+    name = next(text.split(":")[1].strip() for text in cpu.splitlines() if "model name" in text)
+    amx = " with AMX" if "amx_tile" in cpu else ""
+    return {
+        "device": f"{len(os.sched_getaffinity(0))} cores of {name}{amx}",
+        "dtype": "bfloat16", "threads": os.environ.get("OMP_NUM_THREADS"), "block_size": 32,
+        "vllm": vllm_version(), "vllm_std": __version__, "torch": torch.__version__, "numba": version("numba"),
+    }  # fmt: skip
