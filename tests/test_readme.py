@@ -3,6 +3,8 @@
 import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import full_models
@@ -104,3 +106,10 @@ def test_no_command_is_left_out():
     found = commands()
     assert len(found) > 15 and set(ELSEWHERE) <= set(found)
     assert all(start in " ".join(found) for start in SHORT)
+
+
+@pytest.mark.unit
+def test_the_tables_of_speed_are_made_of_their_records():
+    command = [sys.executable, ROOT / "scripts/bench/speed.py", "table", "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
