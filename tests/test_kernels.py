@@ -160,10 +160,19 @@ def test_kernels_stay_inside_what_they_are_given(monkeypatch, case):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="loops of a CPU")
-def test_loops_leave_the_threads_that_vllm_has_planned_for():
-    code = (
-        "import torch; from vllm_std.selection import native; torch.set_num_threads(1); native._in_torch();"
-        "print(torch.get_num_threads())"
-    )
+def test_loops_leave_openmp_as_vllm_and_torch_have_it():
+    """The threads that vLLM has planned for; and no parallel regions within others, which slow torch down."""
+    code = """
+import ctypes
+import numba
+import torch
+from vllm_std.selection import native
+torch.set_num_threads(1)
+openmp = ctypes.CDLL(next(line.split()[-1] for line in open("/proc/self/maps") if "libgomp" in line))
+before = openmp.omp_get_nested()
+native._in_torch()
+assert numba.get_num_threads() == 1
+print(torch.get_num_threads(), before, openmp.omp_get_nested())
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
-    assert done.stdout.split()[-1] == "1"
+    assert done.stdout.splitlines()[-1] == "1 0 0"

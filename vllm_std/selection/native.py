@@ -4,6 +4,9 @@ Arguments and results are those of the methods that call these functions, as in 
 where `keys.ON_CPU` is "torch".
 """
 
+from functools import cache
+from threading import Thread
+
 import numba
 import torch
 from torch import Tensor
@@ -16,12 +19,22 @@ from vllm_std.selection.keys import KeyCache
 TILE = 16  # tokens of a tile of keys as the CPU's AMX kernels have them
 
 
+@cache
+def _start_threads() -> None:
+    """Have numba start its threads from a thread that ends at once.
+
+    numba then sets what OpenMP does in the thread that it is called from: all cores, and parallel regions within
+    parallel regions, which make torch's attention up to four times as slow for as long as that thread lives.
+    """
+    starting = Thread(target=numba.get_num_threads)
+    starting.start()
+    starting.join()
+
+
 def _in_torch() -> bool:
     """Whether `definition` runs instead of loops, which are given as many threads as torch has."""
-    threads = torch.get_num_threads()
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
-    if torch.get_num_threads() != threads:  # numba's own start gives OpenMP all cores, and vLLM has planned for fewer
-        torch._C.set_num_threads(threads)  # of torch.set_num_threads vLLM's CPU worker makes a warning
+    _start_threads()
+    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
     return keys.ON_CPU == "torch"
 
 
