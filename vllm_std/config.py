@@ -10,17 +10,16 @@ from vllm.config.utils import config
 
 from vllm_std import option_values as values
 from vllm_std.mask import MaskShape
-from vllm_std.option_values import LOOKUP_OPTIONS, SYNTHETIC_OPTIONS
 
 SelectionPolicy = Literal["verify", "text", "streaming"]
 LOSSLESS_METHODS = ("standard", "block", "synthetic")  # of rejection sampling; `synthetic` is for benchmarks
 DEFAULT_TOP_K = 1024  # tokens, as in the paper
 DEFAULT_FLOOR = 256  # tokens that a share of the context keeps at least
 DRAFT_LENGTHS = (0, 1, 2, 3, 5, 8, 13, 21)  # tokens; far apart where long, because each may need CUDA graphs of its own
-WHOLE_NUMBERS = ("num_speculative_tokens", "top_k_floor", "refresh", "sink", "recent", *LOOKUP_OPTIONS)
+WHOLE_NUMBERS = ("num_speculative_tokens", "top_k_floor", "refresh", "sink", "recent", *values.LOOKUP_OPTIONS)
 LENGTH_OPTIONS = ("num_speculative_tokens", "adaptive", "calibrate")
 SELECTION_OPTIONS = ("top_k", "top_k_floor", "selection", "refresh", "sink", "recent")
-SAMPLING_OPTIONS = ("draft_sample_method", "rejection_sample_method", *SYNTHETIC_OPTIONS)
+SAMPLING_OPTIONS = ("draft_sample_method", "rejection_sample_method", *values.SYNTHETIC_OPTIONS)
 
 
 @config
@@ -64,7 +63,7 @@ class StdConfig(SpeculativeConfig):
     rejection_sample_method: RejectionSampleMethod = "standard"
     """vLLM's own; `fly` is refused, because it is lossy."""
 
-    OPTIONS: ClassVar[tuple[str, ...]] = LENGTH_OPTIONS + SELECTION_OPTIONS + LOOKUP_OPTIONS + SAMPLING_OPTIONS
+    OPTIONS: ClassVar[tuple[str, ...]] = LENGTH_OPTIONS + SELECTION_OPTIONS + values.LOOKUP_OPTIONS + SAMPLING_OPTIONS
 
     costs: Any = field(default=None, init=False)
     """The cost model, once the engine has one (`control.CostModel`)."""

@@ -12,6 +12,7 @@ import itertools
 import json
 import re
 import statistics
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -110,8 +111,8 @@ HEAD = (
 
 def tables() -> str:
     """A table for each machine, the one with most rows first."""
-    folders = sorted(RESULTS.iterdir(), key=lambda folder: (-len(list(folder.iterdir())), folder))
-    return "\n\n".join(map(table, folders))
+    records = Counter(path.parent for path in RESULTS.glob("*/*.json"))
+    return "\n\n".join(table(folder) for folder, _ in records.most_common())
 
 
 def table(folder: Path) -> str:

@@ -13,6 +13,7 @@ from vllm_std.tools.prompts import Prompt, from_file, from_videos
 
 ROOT = Path(__file__).resolve().parents[2]
 CACHE = ROOT / ".cache/speed"
+# vLLM keeps as many encoded video tokens as fit a batch: else a video would be encoded again in each turn.
 VIDEO = {"media_io_kwargs": {"video": {"video_backend": "opencv", "num_frames": -1}}, "max_num_batched_tokens": 32768}
 VIDEO |= {"allowed_local_media_path": str(CACHE), "max_model_len": 32768, "max_num_seqs": 16}
 
@@ -58,7 +59,7 @@ GROUPS = [
         ],
     ),
     Group(
-        "bundled video model", MODEL, 0.15, VIDEO | {"max_model_len": 3072, "max_num_batched_tokens": 3072},
+        "bundled video model", MODEL, 0.15, VIDEO | {"max_model_len": 3072},
         [
             Row("video-8x2k", 8, "2K", "videos-2k"),
             Row("video-ramp-2k", 16, "2K, one after the other", "videos-2k", apart=60),
@@ -83,12 +84,8 @@ GROUPS = [
 
 def prepare() -> None:
     """Make the videos and prompts that are not there yet."""
-    for name, scenes, patches, count in (
-        ("2k", 112, 2, 16),
-        ("8k", 450, 2, 16),
-        ("16k", 900, 2, 8),
-        ("31k", 860, 4, 4),
-    ):
+    sizes = ("2k", 112, 2, 16), ("8k", 450, 2, 16), ("16k", 900, 2, 8), ("31k", 860, 4, 4)
+    for name, scenes, patches, count in sizes:
         folder = CACHE / f"videos-{name}"
         folder.mkdir(parents=True, exist_ok=True)
         for number in range(count):
@@ -96,16 +93,10 @@ def prepare() -> None:
                 write_video(path, scenes, patches, seed=number + 1, sentences=16)
     for name, count, least, most in (("text", 40, 4000, 7500), ("text-2k", 8, 800, 2300)):
         if not (path := CACHE / f"{name}.jsonl").exists():
-            command = [
-                sys.executable,
-                str(ROOT / "scripts/bench/prompts.py"),
-                "--count",
-                str(count),
-                "--out",
-                str(path),
-            ]
-            command += ["--tokenizer", str(ROOT / ".cache/smollm2")]
-            subprocess.run([*command, "--min-tokens", str(least), "--max-tokens", str(most)], check=True)
+            options = f"--count {count} --min-tokens {least} --max-tokens {most}".split()
+            places = ["--tokenizer", str(ROOT / ".cache/smollm2"), "--out", str(path)]
+            script = str(ROOT / "scripts/bench/prompts.py")
+            subprocess.run([sys.executable, script, *options, *places], check=True)
 
 
 def questions(row: Row) -> list[Prompt]:

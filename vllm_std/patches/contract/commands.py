@@ -8,6 +8,7 @@ NEEDS: dict[str, tuple[Need, ...]] = {
         Need("calls", "vllm.entrypoints.llm:LLM._preprocess_cmpl", "self, prompts"),
         Need("calls", "vllm.entrypoints.llm:LLM._render_and_run_requests", "self, prompts, params, output_type, "
              "use_tqdm="),
+        Need("reads", "vllm.entrypoints.llm:LLM", "llm_engine request_counter"),
     ),
     "lab": (
         Need("overrides", f"{TARGET}.observe_verification", "self, idx_mapping, num_sampled, num_rejected"),
