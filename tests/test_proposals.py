@@ -247,5 +247,40 @@ def test_steps_that_draft_more_make_longer_drafts_pay():
     one, several = (controller.choose(requests, kv) for controller in controllers)
     assert one.reason == several.reason == "on" and several.length >= one.length
     assert several.steps < several.length and several.speedup > 1.1 * one.speedup
+    drafts = min(several.length, several.steps * controllers[1].proposals.drafts_a_step)
     seconds = model.predict([several.length], 32, kv, steps=[several.steps])[0]
-    assert several.speedup == pytest.approx((1 + several.length) * model.tabulated(0, 32, kv) / seconds, rel=0.05)
+    assert several.speedup == pytest.approx((1 + drafts) * model.tabulated(0, 32, kv) / seconds, rel=0.05)
+
+
+@pytest.mark.parametrize("draft_step", [1e-4, 3e-3, 9e-3], ids="a draft step costs {}".format)
+@pytest.mark.parametrize("rate", [0.5, 0.8, 0.95], ids="{} accepted".format)
+@pytest.mark.parametrize("came_true", [0, 6, 12], ids="{} of 16 came true".format)
+def test_draft_steps_and_draft_length_are_chosen_together(draft_step, rate, came_true):
+    """No other pair is expected to be faster; without proposals that come true, each draft takes a step."""
+    model = CostModel([1, 512], [1e-2, 2.5e-2], [1, 64], [draft_step] * 2, [1e-4] * 2, 0.0, 0.0, "made up")
+    controller, requests = Controller(model, (0, 1, 2, 3, 5, 8), 8, 3), [str(i) for i in range(8)]
+    draws = np.random.default_rng(0)
+    for _ in range(600):
+        choice = controller.choose(requests, 8000)
+        drafts = min(choice.length, choice.steps * controller.proposals.drafts_a_step) if choice.length else 0
+        for request in requests if choice.length else ():
+            accepted = min(draws.geometric(1 - rate) - 1, int(drafts + draws.random()))
+            controller.observe(request, choice.length, accepted, choice.steps)
+        controller.measured(0, 8, 8000, float(model.tabulated(0, 8, 8000)))
+        controller.proposals.count([[came_true, came_true / 2, 0], [16, came_true, 0]])
+    a_step, plain = controller.proposals.drafts_a_step, model.tabulated(0, 8, 8000)
+    if came_true == 0:
+        assert a_step == 1
+
+    def speedup(length: int, steps: int) -> float:
+        drafts = min(length, steps * a_step)
+        tokens = sum(rate**n for n in range(int(drafts) + 1)) + (drafts - int(drafts)) * rate ** (int(drafts) + 1)
+        return tokens * plain / model.tabulated(length, 8, 8000, steps)
+
+    best = max(speedup(length, steps) for length in (1, 2, 3, 5, 8) for steps in range(1, length + 1))
+    if best > 1.1:
+        assert choice.length and speedup(choice.length, choice.steps) > 0.95 * best
+    if best < 1:
+        assert choice.length == 0
+    if a_step == 1:
+        assert choice.steps == choice.length

@@ -5,12 +5,10 @@ A choice is made of what steps cost (`cost_model`), what is accepted (`estimator
 
 from collections.abc import Collection, Sequence
 
-import numpy as np
-
 from vllm_std.control.choice import Choice
 from vllm_std.control.cost_model import CostModel, region
 from vllm_std.control.estimator import AcceptanceEstimator
-from vllm_std.control.forecast import Forecast, forecast
+from vllm_std.control.forecast import Forecast, forecast, rounds_of
 from vllm_std.control.modes import Modes
 from vllm_std.control.proposals import ProposalEstimator
 
@@ -26,7 +24,7 @@ class Controller:
 
     def __init__(self, costs: CostModel, lengths: Sequence[int], capacity: int, proposals: int = 0):
         self.costs = costs
-        self.lengths = np.array(lengths)
+        self.rounds = rounds_of(lengths, proposals)
         self.estimator = AcceptanceEstimator(capacity, lengths[-1])
         self.proposals = ProposalEstimator(proposals)
         self.modes = Modes(self.estimator)
@@ -35,9 +33,12 @@ class Controller:
         self.seconds = 0.0  # that a step as chosen takes
         self.loss = 0.0  # seconds that a step as chosen is expected to lose
 
-    def observe(self, request: str, drafted: int, accepted: int) -> None:
-        """A request's drafts were verified, at least one; a rejected one ends the accepted prefix."""
-        self.estimator.observe(request, drafted, accepted)
+    def observe(self, request: str, drafted: int, accepted: int, steps: int | None = None) -> None:
+        """A request's drafts were verified, at least one; a rejected one ends the accepted prefix. steps: draft steps
+        that made them; what they are not expected to have made says nothing about drafts."""
+        if steps:
+            drafted = min(drafted, int(steps * self.proposals.drafts_a_step))
+        self.estimator.observe(request, drafted, min(accepted, drafted))
 
     def measured(
         self, length: int, batch: int, kv: int, seconds: float, mixed: bool = False, steps: int | None = None
@@ -67,8 +68,8 @@ class Controller:
         # While it explores, each outcome counts.
         if self.choice.reason == "explore" or choose_for != self.chosen_for or self.modes.steps % REFRESH == 0:
             self.chosen_for = choose_for
-            steps = [self.proposals.steps(length) for length in self.lengths.tolist()]
-            self._choose(forecast(self.costs, self.estimator, self.lengths, steps, drafting, len(requests), kv))
+            drafts = self.proposals.drafts(self.rounds.lengths, self.rounds.steps)
+            self._choose(forecast(self.costs, self.estimator, self.rounds, drafts, drafting, len(requests), kv))
         self.modes.exploration.pay(self.seconds, self.loss)
         return self.choice
 
@@ -79,6 +80,6 @@ class Controller:
         reason = self.modes.decide(forecast)
         place = self.modes.place
         speedup = float(forecast.speedup[place]) if place else 1.0
-        self.choice = Choice(int(self.lengths[place]), reason, speedup, forecast.steps[place])
+        self.choice = Choice(int(self.rounds.lengths[place]), reason, speedup, int(self.rounds.steps[place]))
         self.seconds = float(forecast.seconds[place])
         self.loss = forecast.loss(place, float(forecast.tokens[place]) if self.modes.informed else 1.0)

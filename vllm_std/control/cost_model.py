@@ -66,7 +66,7 @@ class CostModel:
         batch: int,
         kv: int,
         mixed: bool = False,
-        steps: Sequence[int] | None = None,
+        steps: Sequence[int] | np.ndarray | None = None,
     ) -> np.ndarray:
         """[lengths] seconds of a step by draft length, corrected by what steps took.
 

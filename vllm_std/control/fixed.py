@@ -20,7 +20,7 @@ class FixedLength:
             return Choice(0, "idle")
         return Choice(self.length, "fixed", steps=self.proposals.steps(self.length))
 
-    def observe(self, request: str, drafted: int, accepted: int) -> None:
+    def observe(self, request: str, drafted: int, accepted: int, steps: int | None = None) -> None:
         self.estimator.observe(request, drafted, accepted)
 
     def measured(

@@ -39,6 +39,7 @@ class DraftLengths:
         self.kv = 0  # cached tokens of the requests that decode in it
         self.unscored = False  # whether the round after it is
         self.step: Step | None = None  # the last one with an outcome
+        self.draft_steps: int | None = None  # that made the drafts which it verifies
         self.finished = 0.0  # seconds, when its outcome came
         self.plain_steps = 0  # in a row, up to it
         self.stats = StepStats()
@@ -104,10 +105,9 @@ class DraftLengths:
     # ------------------------------------------------------------ after a step
 
     def finish(self, step: Step, faults: dict[str, int], proposals: list[list[int]] | None) -> None:
-        """The outcome of a step has come. faults: that the worker counted in it; proposals: outcomes of those of its
-        round, as `ProposalEstimator.count` takes them."""
-        before = self.step
-        self.step = step
+        """The outcome of a step has come; faults, proposals: that the worker counted in its round."""
+        before, self.step = self.step, step
+        self.draft_steps = None if before is None else before.steps
         self.faults.counts.update(faults)
         if faults:
             self.pause.begin()
@@ -129,7 +129,7 @@ class DraftLengths:
             return
         if self.plain_steps % MEASURED_EVERY == 0:
             mixed = 0 < step.drafted < step.requests
-            self.controller.measured(step.length, step.requests, step.kv, seconds, mixed, before.steps)
+            self.controller.measured(step.length, step.requests, step.kv, seconds, mixed, self.draft_steps)
         self.plain_steps = 0 if step.length else self.plain_steps + 1
 
     def _count(self, step: Step) -> None:
@@ -142,7 +142,7 @@ class DraftLengths:
         """Drafts of a request were verified in the step whose outcome has come; not counted if they were unscored."""
         with self.faults.caught("scheduler"):
             if drafted > 0 and self.step is not None and not self.step.unscored:
-                self.controller.observe(request, drafted, accepted)
+                self.controller.observe(request, drafted, accepted, self.draft_steps)
 
     def collect(self) -> dict[str, Any] | None:
         """Statistics since the last call, for the metrics; None where there were no steps."""

@@ -1,4 +1,4 @@
-"""How often the proposals of draft steps come true, and how many draft steps a round therefore needs."""
+"""How often the proposals of draft steps come true, and how many drafts a round's steps therefore make."""
 
 import math
 from collections.abc import Sequence
@@ -26,7 +26,11 @@ class ProposalEstimator:
         true, compared = self.counts
         self.drafts_a_step = 1 + float(np.cumprod(true / (compared + PRIOR_COMPARED)).sum())
 
+    def drafts(self, lengths: np.ndarray, steps: np.ndarray) -> np.ndarray:
+        """[rounds] drafts that a request is expected to be given, of `lengths` that are verified, by so many steps. The
+        places that are left have proposals that no step has sampled."""
+        return np.minimum(lengths, steps * self.drafts_a_step)
+
     def steps(self, length: int) -> int:
-        """Draft steps of a round of so many drafts. Requests that are given fewer drafts by them have proposals in the
-        places that are left."""
+        """Draft steps that are expected to make so many drafts."""
         return math.ceil(length / self.drafts_a_step)
