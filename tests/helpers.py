@@ -35,7 +35,8 @@ class Engines:
             self.close()
             settings = dict(
                 dtype="float32", enforce_eager=True, max_model_len=1024, max_num_seqs=8, block_size=32,
-                kv_cache_memory_bytes=2**28, disable_log_stats=False, speculative_config=speculative_config,
+                kv_cache_memory_bytes=2**28, skip_mm_profiling=True, disable_log_stats=False,
+                speculative_config=speculative_config,
             )  # fmt: skip
             self.llm = LLM(model=str(model), **settings | options)
             self.key = key

@@ -27,7 +27,7 @@ def serve(model: str, log: Path, *flags: str):
     env = os.environ | ({"HF_HUB_OFFLINE": "1"} if Path(model).exists() else {})
     hardware = []
     if not torch.cuda.is_available():
-        hardware = ["--dtype", "float32", "--block-size", "32", "--enforce-eager"]
+        hardware = ["--dtype", "float32", "--block-size", "32", "--enforce-eager", "--skip-mm-profiling"]
         env.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     command = [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", model, "--host", "127.0.0.1"]
     command += ["--port", str(port), "--max-model-len", "8192", "--max-num-batched-tokens", "8192"]

@@ -15,7 +15,7 @@ sys.path.insert(0, str(ROOT / "scripts/examples"))
 import batch  # noqa: E402
 
 ENGINE = {"dtype": "float32", "block_size": 32, "enforce_eager": True, "max_model_len": 2048, "seed": 0}
-ENGINE |= {"kv_cache_memory_bytes": 2**28, "max_num_batched_tokens": 2048}
+ENGINE |= {"kv_cache_memory_bytes": 2**28, "max_num_batched_tokens": 2048, "skip_mm_profiling": True}
 ENGINE |= {"speculative_config": {"method": "std", "adaptive": False, "top_k": 192}}
 
 

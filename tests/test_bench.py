@@ -14,7 +14,7 @@ from vllm_std.tools.cli import app
 from vllm_std.tools.demo.sign_video import write_video
 
 ENGINE = {"dtype": "float32", "block_size": 32, "enforce_eager": True, "max_model_len": 1024, "max_num_seqs": 4}
-ENGINE |= {"kv_cache_memory_bytes": 2**28}
+ENGINE |= {"kv_cache_memory_bytes": 2**28, "skip_mm_profiling": True}
 
 
 @pytest.fixture

@@ -32,7 +32,8 @@ def engine_args(**options) -> EngineArgs:
 
 @pytest.fixture(autouse=True)
 def fresh():
-    """What fits is found out once a process; vLLM is changed by these tests."""
+    """What fits is found out once a process; vLLM is changed by these tests, and all of it is imported before that."""
+    fit.misfits(tools=True)
     fit.misfits.cache_clear()
     yield
     fit.misfits.cache_clear()

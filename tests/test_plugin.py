@@ -51,6 +51,7 @@ def test_without_std_nothing_of_the_draft_loop_is_imported():
 import sys
 from vllm import LLM, SamplingParams
 options = dict(dtype="float32", enforce_eager=True, max_model_len=512, kv_cache_memory_bytes=2**26)
+options["skip_mm_profiling"] = True
 llm = LLM(model={str(SIGN_MODEL)!r}, **options)
 params = SamplingParams(temperature=0, max_tokens=8)
 out = llm.generate({{"prompt_token_ids": list(range(5, 105))}}, params, use_tqdm=False)

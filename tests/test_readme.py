@@ -28,7 +28,7 @@ ELSEWHERE |= {
     "python scripts/examples/batch.py FOLDER --model MODEL --out answers.jsonl": "test_batch_example.py",
 }
 ENGINE = {"dtype": "float32", "block_size": 32, "enforce_eager": True, "max_model_len": 2048, "max_num_seqs": 4}
-ENGINE |= {"kv_cache_memory_bytes": 2**28}
+ENGINE |= {"kv_cache_memory_bytes": 2**28, "skip_mm_profiling": True}
 FLAGS = ["--engine", json.dumps(ENGINE)]
 SHORT = {  # what keeps a command short here, and fits it to a CPU
     "vllm-std acceptance": ["--tokens", 8, "--k", 128, *FLAGS],

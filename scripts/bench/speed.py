@@ -64,10 +64,20 @@ def rates(record: dict, name: str) -> list[float]:
     return [run["tokens"] / run["seconds"] for run in record["runs"] if run["side"] == name]
 
 
+def fastest_plain(record: dict) -> str:
+    return max(PLAIN, key=lambda name: statistics.median(rates(record, name)))
+
+
 def ratios(record: dict, name: str) -> list[float]:
     """std over the faster plain side, turn by turn."""
-    plain = max((rates(record, plain) for plain in PLAIN), key=statistics.median)
+    plain = rates(record, fastest_plain(record))
     return [std / other for std, other in zip(rates(record, name), plain)]
+
+
+def first_token_ms(record: dict, name: str) -> str:
+    """The median over the turns of a side; records of before have none."""
+    seconds = [run["to_first_token"] for run in record["runs"] if run["side"] == name and "to_first_token" in run]
+    return f"{1000 * statistics.median(seconds):.0f}" if seconds else "not recorded"
 
 
 def lines(record: dict) -> list[str]:
@@ -85,13 +95,14 @@ def line(record: dict, name: str) -> str:
     synthetic = record["synthetic_acceptance"] is not None
     if synthetic:
         share += f" (synthetic, {record['synthetic_acceptance']})"
+    first = [first_token_ms(record, side) for side in (fastest_plain(record), name)]
     equal = f"{record['equal_to_plain_v2'][name]} of {row['batch']}" if not synthetic else "-"
     right = f"{record['right'][name]} of {row['batch']}" if "right" in record and not synthetic else "-"
     cells = [
         record["title"], f"{row['batch']} x {row['context']}", str(record["answer_tokens"]),
         options_of(record["std"][name]),
         ratio.markdown(),
-        *(f"{rate:.0f}" for rate in medians), share, f"{tokens / max(tokens - accepted, 1):.1f}", equal, right,
+        *(f"{rate:.0f}" for rate in medians), *first, share, f"{tokens / max(tokens - accepted, 1):.1f}", equal, right,
         str(len(rates(record, name))),
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |"
@@ -105,7 +116,7 @@ def options_of(std: dict[str, Any]) -> str:
 
 HEAD = (
     "model", "batch x context", "tokens an answer", "std with", "std over plain", "V1 tok/s", "V2 tok/s", "std tok/s",
-    "accepted", "tokens a pass", "equal answers", "right", "turns",
+    "plain TTFT ms", "std TTFT ms", "accepted", "tokens a pass", "equal answers", "right", "turns",
 )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ import itertools
 import multiprocessing
 import os
 import random
+import statistics
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ import typer
 from speed_rows import ROOT, Group, Row, mha_model, questions
 
 from vllm_std.patches.benchmark import without_std
+from vllm_std.tools.demo.servers import fast_cpu_dtype
 
 PLAIN = {"plain V1": "0", "plain V2": "1"}  # and its VLLM_USE_V2_MODEL_RUNNER
 
@@ -34,7 +36,9 @@ def side(pipe, group: Group, std: dict[str, Any] | None) -> None:
 def engine(group: Group, std: dict[str, Any] | None):
     from vllm import LLM
 
-    options: dict[str, Any] = {"dtype": "bfloat16", "block_size": 32, "kv_cache_memory_bytes": int(group.kv * 2**30)}
+    dtype = fast_cpu_dtype()
+    cache = int(group.kv * 2**30) * (2 if dtype == "float32" else 1)
+    options: dict[str, Any] = {"dtype": dtype, "block_size": 32, "kv_cache_memory_bytes": cache}
     options |= {"enable_prefix_caching": True, "mm_processor_cache_gb": 0, "disable_log_stats": False}
     model = mha_model() if group.model == "mha" else str(ROOT / group.model)
     if group.model == "mha":
@@ -68,7 +72,7 @@ def load(llm, row: Row, tokens: int):
 
 
 def run(llm, inputs: list, params: list, apart: int = 0) -> dict[str, Any]:
-    """Seconds, tokens, drafted and accepted tokens, and the answers."""
+    """Seconds, median seconds to a first token, tokens, drafted and accepted tokens, and the answers."""
     from vllm_std.patches import offline
 
     before, begun = counted(llm), time.perf_counter()
@@ -76,9 +80,11 @@ def run(llm, inputs: list, params: list, apart: int = 0) -> dict[str, Any]:
     seconds = time.perf_counter() - begun
     drafted, accepted = (after - then for after, then in zip(counted(llm), before))
     answers = [output.outputs[0] for output in outputs]
+    first = [output.metrics.first_token_ts - output.metrics.queued_ts for output in outputs]
     return {
-        "seconds": seconds, "tokens": sum(len(answer.token_ids) for answer in answers), "drafted": drafted,
-        "accepted": accepted, "prompt_tokens": [len(output.prompt_token_ids) for output in outputs],
+        "seconds": seconds, "to_first_token": statistics.median(first), "drafted": drafted, "accepted": accepted,
+        "tokens": sum(len(answer.token_ids) for answer in answers),
+        "prompt_tokens": [len(output.prompt_token_ids) for output in outputs],
         "ids": [list(answer.token_ids) for answer in answers], "texts": [answer.text for answer in answers],
     }  # fmt: skip
 
@@ -131,7 +137,7 @@ class Turns:
             for name in next(orders):
                 got = self.ask(name, "run")
                 answers.setdefault(name, got)
-                facts = ("seconds", "tokens", "drafted", "accepted")
+                facts = ("seconds", "to_first_token", "tokens", "drafted", "accepted")
                 runs.append({"side": name, "repeat": repeat} | {fact: got[fact] for fact in facts})
         return {"runs": runs, "prompt_tokens": answers["plain V2"]["prompt_tokens"]} | compared(row, answers)
 

@@ -39,7 +39,7 @@ def demo(
     First one question, with a fixed draft length; on a CPU in float32, where the answers must be equal. Then several
     clients at once, about a longer video that is in the prefix cache, with std's defaults. The servers are real, and
     so are the OpenAI clients and the streams. Without --model the bundled model, trained on generated videos, answers
-    about two of them; that takes four minutes on two cores without a GPU.
+    about two of them; that takes four to nine minutes on two cores without a GPU.
     """
     quiet()
     from vllm_std.tools.demo.run import DemoSettings, run
