@@ -252,35 +252,41 @@ def test_steps_that_draft_more_make_longer_drafts_pay():
     assert several.speedup == pytest.approx((1 + drafts) * model.tabulated(0, 32, kv) / seconds, rel=0.05)
 
 
-@pytest.mark.parametrize("draft_step", [1e-4, 3e-3, 9e-3], ids="a draft step costs {}".format)
-@pytest.mark.parametrize("rate", [0.5, 0.8, 0.95], ids="{} accepted".format)
-@pytest.mark.parametrize("came_true", [0, 6, 12], ids="{} of 16 came true".format)
-def test_draft_steps_and_draft_length_are_chosen_together(draft_step, rate, came_true):
-    """No other pair is expected to be faster; without proposals that come true, each draft takes a step."""
-    model = CostModel([1, 512], [1e-2, 2.5e-2], [1, 64], [draft_step] * 2, [1e-4] * 2, 0.0, 0.0, "made up")
+def drafts_of(length: int, steps: int, rate: float, draws: np.random.Generator) -> np.ndarray:
+    """[8 requests] drafts that so many steps make if a proposal comes true at this rate, at most three a step."""
+    return np.minimum(steps + np.minimum(draws.geometric(1 - rate, (8, steps)) - 1, 3).sum(1), length)
+
+
+@pytest.mark.parametrize("draft_step", [3e-3, 7e-3, 9e-3], ids="a draft step costs {}".format)
+@pytest.mark.parametrize("accepted", [0.8, 0.95], ids="{} accepted".format)
+@pytest.mark.parametrize("rate", [0.0, 0.3, 0.6, 0.9], ids="{} come true".format)
+def test_draft_steps_and_draft_length_are_chosen_together(draft_step, accepted, rate):
+    """A server of eight requests comes near the best of all pairs, of which it has tried few. A proposal that no step
+    has sampled is accepted three times less often than one that came true."""
+    model = CostModel([1, 128], [1e-2, 1.3e-2], [1, 64], [draft_step] * 2, [1e-4] * 2, 0.0, 0.0, "made up")
     controller, requests = Controller(model, (0, 1, 2, 3, 5, 8), 8, 3), [str(i) for i in range(8)]
-    draws = np.random.default_rng(0)
-    for _ in range(600):
-        choice = controller.choose(requests, 8000)
-        drafts = min(choice.length, choice.steps * controller.proposals.drafts_a_step) if choice.length else 0
-        for request in requests if choice.length else ():
-            accepted = min(draws.geometric(1 - rate) - 1, int(drafts + draws.random()))
-            controller.observe(request, choice.length, accepted, choice.steps)
-        controller.measured(0, 8, 8000, float(model.tabulated(0, 8, 8000)))
-        controller.proposals.count([[came_true, came_true / 2, 0], [16, came_true, 0]])
-    a_step, plain = controller.proposals.drafts_a_step, model.tabulated(0, 8, 8000)
-    if came_true == 0:
-        assert a_step == 1
+    draws, plain = np.random.default_rng(0), model.tabulated(0, 8, 8000)
+
+    def outcomes(length: int, drafts: np.ndarray) -> np.ndarray:
+        """[requests] accepted tokens."""
+        rates = np.where(np.arange(length) < drafts[:, None], accepted, 0.3 * rate * accepted)
+        return np.cumprod(draws.random(rates.shape) < rates, axis=1).sum(1)
 
     def speedup(length: int, steps: int) -> float:
-        drafts = min(length, steps * a_step)
-        tokens = sum(rate**n for n in range(int(drafts) + 1)) + (drafts - int(drafts)) * rate ** (int(drafts) + 1)
+        tokens = 1 + np.mean([outcomes(length, drafts_of(length, steps, rate, draws)) for _ in range(200)])
         return tokens * plain / model.tabulated(length, 8, 8000, steps)
 
+    for _ in range(300):
+        choice = controller.choose(requests, 8000)
+        controller.measured(0, 8, 8000, plain)
+        if choice.length:
+            drafts = drafts_of(choice.length, choice.steps, rate, draws)
+            for request, count in zip(requests, outcomes(choice.length, drafts)):
+                controller.observe(request, choice.length, int(count), choice.steps)
+            compared = 8 * min(choice.steps, choice.length) * rate ** np.arange(3)
+            controller.proposals.count([compared * rate, compared])
     best = max(speedup(length, steps) for length in (1, 2, 3, 5, 8) for steps in range(1, length + 1))
-    if best > 1.1:
-        assert choice.length and speedup(choice.length, choice.steps) > 0.95 * best
-    if best < 1:
-        assert choice.length == 0
-    if a_step == 1:
+    chosen = speedup(choice.length, choice.steps) if choice.length else 1.0
+    assert chosen > 0.85 * best
+    if rate == 0:
         assert choice.steps == choice.length

@@ -23,6 +23,7 @@ from torch import Tensor
 from vllm_std.draft import speculator, target
 from vllm_std.mask import cdiv
 from vllm_std.selection import definition, loops, native, reads
+from vllm_std.selection.key_layout import key_layout, raw
 from vllm_std.selection.policies import Verify
 from vllm_std.selection.queries import QueryWindow
 from vllm_std.selection.selector import Selector
@@ -78,7 +79,7 @@ def score(scorer: Any, cache: Any, seen: Any, num_rows: int, ranking: Any) -> No
         return score_with_memory(scorer, cache, seen, seen.scored_lens[:num_rows].nonzero()[:, 0], num_rows, ranking)
     read = scorer.reads.blocks(cdiv(seen.scored_lens[:num_rows], mask.block_size))
     loops.score(
-        *native.key_layout(cache), *native._raw(scorer.means), askers(scorer, seen, rows).numpy(),
+        *key_layout(cache), *raw(scorer.means), askers(scorer, seen, rows).numpy(),
         seen.scored_lens[:num_rows].numpy(), read.numpy(), seen.slots.numpy(), seen.block_table.numpy(),
         mask.block_size, mask.sink, mask.recent, ranking.blocks.numpy(), ranking.scores.numpy(),
         ranking.scored_until.numpy(),

@@ -13,7 +13,7 @@ class Choice:
         "acceptance", too few drafts are accepted, or an exploration has to wait; "idle", there is nobody to draft for;
         "fault", an error of std's own.
     speedup: tokens/s expected, over those of plain decoding; 1.0 where length is 0.
-    steps: draft steps, fewer than drafts where proposals come true; None is one for each draft.
+    steps: draft steps, which may be fewer than drafts where proposals come true; None is one for each draft.
     """
 
     length: int

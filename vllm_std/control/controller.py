@@ -35,8 +35,9 @@ class Controller:
 
     def observe(self, request: str, drafted: int, accepted: int, steps: int | None = None) -> None:
         """A request's drafts were verified, at least one; a rejected one ends the accepted prefix. steps: draft steps
-        that made them; what they are not expected to have made says nothing about drafts."""
-        if steps:
+        that made them. With proposals, what these do not make on average says nothing of drafts; a request that was
+        given fewer makes acceptance look lower than it is."""
+        if steps and self.proposals.enabled:
             drafted = min(drafted, int(steps * self.proposals.drafts_a_step))
         self.estimator.observe(request, drafted, min(accepted, drafted))
 

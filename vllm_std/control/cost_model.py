@@ -68,9 +68,9 @@ class CostModel:
         mixed: bool = False,
         steps: Sequence[int] | np.ndarray | None = None,
     ) -> np.ndarray:
-        """[lengths] seconds of a step by draft length, corrected by what steps took.
+        """[rounds] seconds of a step, corrected by what steps took.
 
-        mixed: some requests opted out. steps: draft steps by draft length, else one for each draft.
+        mixed: some requests opted out. steps: draft steps of each draft length, else one for each draft.
 
         A mixed batch is tabulated as if all its requests had drafts. It verifies fewer tokens, but many attention
         backends have no full CUDA graph for it, so it has a correction of its own.

@@ -72,15 +72,15 @@ def forecast(
     batch: int,
     kv: int,
 ) -> Forecast:
-    """drafts: [rounds] that a request is expected to be given, the rest of a draft length being filled with what is
-    taken to be rejected; drafting: requests of the batch that have not opted out; batch: number of requests; kv: their
-    cached tokens in all."""
+    """drafts: [2, rounds] that a request is expected to be given, and at most; what else fills a draft length is taken
+    to be rejected. drafting: requests of the batch that have not opted out; batch: number of requests; kv: their cached
+    tokens in all."""
     opted_out = batch - len(drafting)
     seconds = costs.predict(rounds.lengths, batch, kv, opted_out > 0, rounds.steps)
     relative = seconds / seconds[0]
-    expected = _between(estimator.tokens(drafting), drafts)
+    expected = _between(estimator.tokens(drafting), drafts[0])
     tokens = batch / ((1 / expected).sum(axis=0) + opted_out)
-    highest = batch / (len(drafting) / (1 + drafts) + opted_out)
+    highest = batch / (len(drafting) / (1 + drafts[1]) + opted_out)
     return Forecast(
         seconds=seconds,
         tokens=tokens,

@@ -31,7 +31,7 @@ class Mode(Enum):
 class Modes:
     """The mode of the controller, and what it does in this mode.
 
-    place: of the chosen length among the draft lengths. steps, outcomes: since the mode changed. rest: plain steps
+    place: of the chosen round among those of a forecast. steps, outcomes: since the mode changed. rest: plain steps
     before the next exploration.
     """
 
@@ -50,7 +50,7 @@ class Modes:
         return self.mode is Mode.ON or self.outcomes > 0
 
     def decide(self, forecast: Forecast) -> str:
-        """Set the mode and the draft length. Returns the reason, one of those of `Choice`."""
+        """Set the mode and the round. Returns the reason, one of those of `Choice`."""
         self.exploration.cap(float(forecast.seconds[0]))
         if self.mode is Mode.OFF:
             return self._decide_off(forecast)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 DECAY = 0.98  # of the counts, by round
-PRIOR_COMPARED = 16.0  # comparisons without success that the prior counts as, so that a step drafts one token at first
+PRIOR_COMPARED = 4.0  # comparisons that the prior counts as: the first proposal fails, others do as the one before
 
 
 class ProposalEstimator:
@@ -20,16 +20,26 @@ class ProposalEstimator:
         self.counts = np.zeros((2, proposals))
         self.drafts_a_step = 1.0
 
+    @property
+    def enabled(self) -> bool:
+        return self.counts.size > 0
+
     def count(self, outcomes: Sequence[Sequence[int]]) -> None:
         """A round's outcomes, summed over its requests; [2][proposals], as `counts` has them."""
         self.counts = DECAY * self.counts + np.array(outcomes)
-        true, compared = self.counts
-        self.drafts_a_step = 1 + float(np.cumprod(true / (compared + PRIOR_COMPARED)).sum())
+        rate, comes_true = 0.0, 1.0
+        self.drafts_a_step = 1.0
+        for true, compared in self.counts.T.tolist():
+            rate = (true + PRIOR_COMPARED * rate) / (compared + PRIOR_COMPARED)
+            comes_true *= rate
+            self.drafts_a_step += comes_true
 
     def drafts(self, lengths: np.ndarray, steps: np.ndarray) -> np.ndarray:
-        """[rounds] drafts that a request is expected to be given, of `lengths` that are verified, by so many steps. The
-        places that are left have proposals that no step has sampled."""
-        return np.minimum(lengths, steps * self.drafts_a_step)
+        """[2, rounds] drafts that a request is given by so many steps: as is expected, and at most, which differs until
+        proposals were compared. Places that are left of a draft length have proposals that no step has sampled."""
+        expected = np.minimum(lengths, steps * self.drafts_a_step)
+        untried = self.enabled and not self.counts[1].any()
+        return np.stack([expected, lengths if untried else expected])
 
     def steps(self, length: int) -> int:
         """Draft steps that are expected to make so many drafts."""
