@@ -52,7 +52,7 @@ def test_each_turn_is_plain_vllms(engines, models, queued, monkeypatch):
     llm = engines(models("llama"), std(), **ROOM)
     seen = []
     monkeypatch.setattr(
-        scheduler_of(llm).std.controller, "observe", lambda request, drafted, accepted: seen.append(accepted)
+        scheduler_of(llm).std.controller, "observe", lambda request, drafted, accepted, steps: seen.append(accepted)
     )
     assert [ask(llm, lengths, queued, **params) for lengths, params in asked] == plain
     assert sum(seen) > 0
