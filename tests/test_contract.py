@@ -30,10 +30,15 @@ def engine_args(**options) -> EngineArgs:
     return EngineArgs(model=str(SIGN_MODEL), max_model_len=1024, **options)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def imported():
+    """All of vLLM that patches use, before these tests change it."""
+    fit.misfits(tools=True)
+
+
 @pytest.fixture(autouse=True)
 def fresh():
-    """What fits is found out once a process; vLLM is changed by these tests, and all of it is imported before that."""
-    fit.misfits(tools=True)
+    """What fits is found out once a process; vLLM is changed by these tests."""
     fit.misfits.cache_clear()
     yield
     fit.misfits.cache_clear()

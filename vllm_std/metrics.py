@@ -13,7 +13,6 @@ class StdProm:
 
     def __init__(self, model_name: str, engine_indexes: list[int], longest: int):
         self.labels = {index: [model_name, str(index)] for index in engine_indexes}
-        self.rates: dict[int, list[float]] = {}  # acceptance by position, as last shown
         self.length = self._per_engine(
             prometheus_client.Histogram,
             "draft_length",
@@ -59,13 +58,10 @@ class StdProm:
         for where, faults in payload["faults"].items():
             self.faults.labels(*labels, where).inc(faults)
         true, compared = payload["proposals"]
-        if compared:
-            self.proposals.labels(*labels, "true").inc(true)
-            self.proposals.labels(*labels, "false").inc(compared - true)
-        if payload["acceptance"] != self.rates.get(index):  # plain steps leave it as it is
-            self.rates[index] = payload["acceptance"]
-            for position, rate in enumerate(payload["acceptance"]):
-                self.acceptance.labels(*labels, str(position)).set(rate)
+        self.proposals.labels(*labels, "true").inc(true)
+        self.proposals.labels(*labels, "false").inc(compared - true)
+        for position, rate in enumerate(payload["acceptance"]):
+            self.acceptance.labels(*labels, str(position)).set(rate)
         self.speedup[index].set(payload["speedup"])
         if payload["kept"] is not None:
             self.kept[index].set(payload["kept"])

@@ -75,7 +75,7 @@ def ratios(record: dict, name: str) -> list[float]:
 
 
 def first_token_ms(record: dict, name: str) -> str:
-    """The median over the turns of a side; records of before have none."""
+    """The median over the turns of a side; older records have none."""
     seconds = [run["to_first_token"] for run in record["runs"] if run["side"] == name and "to_first_token" in run]
     return f"{1000 * statistics.median(seconds):.0f}" if seconds else "not recorded"
 
@@ -122,7 +122,7 @@ HEAD = (
 
 def tables() -> str:
     """A table for each machine, the one with most rows first."""
-    records = Counter(path.parent for path in RESULTS.glob("*/*.json"))
+    records = Counter(path.parent for path in sorted(RESULTS.glob("*/*.json")))
     return "\n\n".join(table(folder) for folder, _ in records.most_common())
 
 

@@ -80,9 +80,9 @@ def run(llm, inputs: list, params: list, apart: int = 0) -> dict[str, Any]:
     seconds = time.perf_counter() - begun
     drafted, accepted = (after - then for after, then in zip(counted(llm), before))
     answers = [output.outputs[0] for output in outputs]
-    first = [output.metrics.first_token_ts - output.metrics.queued_ts for output in outputs]
     return {
-        "seconds": seconds, "to_first_token": statistics.median(first), "drafted": drafted, "accepted": accepted,
+        "seconds": seconds, "to_first_token": statistics.median(map(offline.seconds_to_first_token, outputs)),
+        "drafted": drafted, "accepted": accepted,
         "tokens": sum(len(answer.token_ids) for answer in answers),
         "prompt_tokens": [len(output.prompt_token_ids) for output in outputs],
         "ids": [list(answer.token_ids) for answer in answers], "texts": [answer.text for answer in answers],

@@ -22,7 +22,8 @@ class Rounds:
 
 
 def rounds_of(lengths: Sequence[int], proposals: int) -> Rounds:
-    """All rounds of these draft lengths, ascending from 0; proposals: tokens proposed for a draft step."""
+    """All rounds of these draft lengths, ascending from 0. proposals: tokens proposed for a draft step; without any,
+    each draft takes a step."""
     fewest = [min(1, length) if proposals else length for length in lengths]
     rounds = [(length, steps) for length, least in zip(lengths, fewest) for steps in range(least, length + 1)]
     return Rounds(*np.array(rounds).T)

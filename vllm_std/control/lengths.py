@@ -129,7 +129,7 @@ class DraftLengths:
             return
         if self.plain_steps % MEASURED_EVERY == 0:
             mixed = 0 < step.drafted < step.requests
-            self.controller.measured(step.length, step.requests, step.kv, seconds, mixed, self.draft_steps)
+            self.controller.measured(step.length, step.requests, step.kv, seconds, mixed, before.steps)
         self.plain_steps = 0 if step.length else self.plain_steps + 1
 
     def _count(self, step: Step) -> None:

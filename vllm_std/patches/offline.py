@@ -13,7 +13,8 @@ OFFLINE = Patch(
     name="offline",
     replaces=(
         "calls LLM._preprocess_chat, _preprocess_cmpl and _render_and_run_requests; reads LLM.llm_engine and "
-        "request_counter; only `vllm-std acceptance` and scripts that measure use it"
+        "request_counter, and RequestStateStats.queued_ts and first_token_ts; only "
+        "`vllm-std acceptance` and scripts that measure use it"
     ),
     why="LLM.generate takes no processed videos, and LLM.chat processes them again in each run",
     upstream="none",
@@ -51,3 +52,8 @@ def one_by_one(llm, inputs: list[dict[str, Any]], params: list, apart: int) -> l
             if output.finished:
                 outputs.append(output)
     return sorted(outputs, key=lambda output: int(output.request_id))
+
+
+def seconds_to_first_token(output: RequestOutput) -> float:
+    """From a request's arrival in the scheduler on. Its arrival at the `LLM` would be that of `render`, long ago."""
+    return output.metrics.first_token_ts - output.metrics.queued_ts

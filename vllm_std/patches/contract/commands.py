@@ -9,6 +9,7 @@ NEEDS: dict[str, tuple[Need, ...]] = {
         Need("calls", "vllm.entrypoints.llm:LLM._render_and_run_requests", "self, prompts, params, output_type, "
              "use_tqdm="),
         Need("reads", "vllm.entrypoints.llm:LLM", "llm_engine request_counter"),
+        Need("reads", "vllm.v1.metrics.stats:RequestStateStats", "queued_ts first_token_ts"),
     ),
     "lab": (
         Need("overrides", f"{TARGET}.observe_verification", "self, idx_mapping, num_sampled, num_rejected"),
